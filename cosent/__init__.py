@@ -1,0 +1,50 @@
+"""Fine-tune sentence encoders that decide whether two texts match."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from cosent.version import __version__
+
+if TYPE_CHECKING:
+    from cosent.data.datasets import PairDataset, load_pairs
+    from cosent.errors import CheckpointError, DataError, UserError
+    from cosent.losses import AnglELoss, CoSENTLoss
+    from cosent.modeling import Prediction, SentenceBert
+    from cosent.training.arguments import CosentTrainingArguments
+    from cosent.training.trainer import CosentTrainer
+
+# Each name is imported when it is first used, so that `import cosent` costs nothing.
+_HOME = {
+    "AnglELoss": "cosent.losses",
+    "CheckpointError": "cosent.errors",
+    "CoSENTLoss": "cosent.losses",
+    "CosentTrainer": "cosent.training.trainer",
+    "CosentTrainingArguments": "cosent.training.arguments",
+    "DataError": "cosent.errors",
+    "PairDataset": "cosent.data.datasets",
+    "Prediction": "cosent.modeling",
+    "SentenceBert": "cosent.modeling",
+    "UserError": "cosent.errors",
+    "load_pairs": "cosent.data.datasets",
+}
+
+__all__ = [
+    "AnglELoss",
+    "CheckpointError",
+    "CoSENTLoss",
+    "CosentTrainer",
+    "CosentTrainingArguments",
+    "DataError",
+    "PairDataset",
+    "Prediction",
+    "SentenceBert",
+    "UserError",
+    "__version__",
+    "load_pairs",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,107 @@
+"""How well scores order and separate labelled pairs. Arrays in, plain numbers out.
+
+Shapes: n pairs.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from cosent.evaluation.threshold import Decisions, attainable_decisions
+
+CORRELATIONS = ("spearman", "pearson")
+BEST_DECISIONS = ("best_accuracy", "best_threshold", "best_f1", "best_f1_threshold", "average_precision", "roc_auc")
+DECISION = ("accuracy", "threshold", "precision", "recall", "f1", "mcc")
+
+
+def correlations(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Spearman's and Pearson's correlation of scores with labels.
+
+    Args:
+        scores: (n,) numbers.
+        labels: (n,) numbers.
+
+    Returns:
+        "spearman" (ties get their mean rank) and "pearson"; nan where either side is constant or n < 2.
+    """
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    return {
+        "spearman": _pearson(stats.rankdata(scores), stats.rankdata(labels)),
+        "pearson": _pearson(scores, labels),
+    }
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    return float(stats.pearsonr(x, y).statistic)
+
+
+def best_decisions(scores: ArrayLike, matches: ArrayLike) -> dict[str, float]:
+    """The best figures that any threshold attains on these very scores, and the two threshold-free ones.
+
+    These are chosen on the data that they are reported on, so they are an upper bound, not a forecast.
+
+    Args:
+        scores: (n,) finite numbers.
+        matches: (n,) booleans.
+
+    Returns:
+        "best_accuracy", "best_threshold", "best_f1", "best_f1_threshold", and, nan where there are only matches or
+        none, "average_precision" (sum of precision times gain in recall) and "roc_auc" (ties count half).
+    """
+    decisions = attainable_decisions(scores, matches)
+    accuracy, threshold = decisions.best(decisions.accuracy)
+    f1, f1_threshold = decisions.best(decisions.f1)
+    return {
+        "best_accuracy": accuracy,
+        "best_threshold": threshold,
+        "best_f1": f1,
+        "best_f1_threshold": f1_threshold,
+        **_areas(decisions),
+    }
+
+
+def _areas(decisions: Decisions) -> dict[str, float]:
+    if not decisions.num_positives or not decisions.num_negatives:
+        return {"average_precision": math.nan, "roc_auc": math.nan}
+    recall = decisions.true_positives / decisions.num_positives
+    fall_out = decisions.false_positives / decisions.num_negatives
+    precision = decisions.true_positives[1:] / (decisions.true_positives[1:] + decisions.false_positives[1:])
+    return {
+        "average_precision": float(np.sum(np.diff(recall) * precision)),
+        "roc_auc": float(np.trapezoid(recall, fall_out)),
+    }
+
+
+def decision(scores: ArrayLike, matches: ArrayLike, threshold: float) -> dict[str, float]:
+    """How good one given threshold's decisions are: a pair matches when score >= threshold.
+
+    Args:
+        scores: (n,) numbers.
+        matches: (n,) booleans.
+        threshold: what scores are compared with.
+
+    Returns:
+        "accuracy", "threshold", "precision", "recall", "f1", and "mcc" (Matthews' correlation); the last four are 0
+        where their denominator is.
+    """
+    said = np.asarray(scores) >= threshold
+    matches = np.asarray(matches, dtype=bool)
+    tp, fp = int(np.sum(said & matches)), int(np.sum(said & ~matches))
+    fn, tn = int(np.sum(~said & matches)), int(np.sum(~said & ~matches))
+    margins = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return {
+        "accuracy": _ratio(tp + tn, len(matches)),
+        "threshold": float(threshold),
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "mcc": _ratio(tp * tn - fp * fn, math.sqrt(margins)),
+    }
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else 0.0

@@ -1,0 +1,5 @@
+"""Losses: pure functions of embeddings (K, B, D) and labels (B,)."""
+
+from cosent.losses.ranking import AnglELoss, CoSENTLoss
+
+__all__ = ["AnglELoss", "CoSENTLoss"]

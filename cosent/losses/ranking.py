@@ -1,0 +1,136 @@
+"""Ranking losses over scored pairs: a pair with a higher label should score higher.
+
+Shapes: K texts an example, B examples, D dimensions.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from cosent.similarity import pairwise_angle, pairwise_cosine
+
+
+class CoSENTLoss(nn.Module):
+    """log(1 + sum over pairs i, j with label_i > label_j of exp(scale * (cos_j - cos_i))).
+
+    Exact for any real labels, 0/1 and graded, with ties, in O(B log B) time and O(B) memory. A batch in which no
+    label is higher than another gives a zero that stays on the graph.
+
+    Args:
+        scale: what cosines are multiplied by, the inverse of a temperature; above 0.
+
+    Raises:
+        ValueError: if the scale is not above 0.
+
+    Reference: Huang et al., "CoSENT: Consistent Sentence Embedding via Similarity Ranking", 2024.
+    """
+
+    score = staticmethod(pairwise_cosine)
+
+    def __init__(self, scale: float = 20.0):
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"scale must be above 0, got {scale}")
+        self.scale = scale
+
+    def forward(self, embeddings: Tensor, labels: Tensor | None = None, text_ids: Tensor | None = None) -> Tensor:
+        """Compute the loss of one batch.
+
+        Args:
+            embeddings: (2, B, D), the first and the second texts of B pairs.
+            labels: (B,) scores; higher means more alike.
+            text_ids: not used by a ranking over labels.
+
+        Returns:
+            Scalar, float32 (float64 for float64 embeddings).
+
+        Raises:
+            ValueError: if a shape is off or labels are missing.
+        """
+        labels = _check_pairs(embeddings, labels)
+        first, second = embeddings.unbind(0)  # its backward is one copy; that of two selections would be four
+        return ranking_loss(self.scale * self.score(first, second), labels)
+
+    def statistics(self, labels: Tensor) -> dict[str, Tensor]:
+        """How much there was to learn from in a batch: see `ordered_pairs`."""
+        return ordered_pairs(labels)
+
+
+class AnglELoss(CoSENTLoss):
+    """The ranking of `CoSENTLoss` over AnglE's angle score in place of the cosine.
+
+    Arguments, result and errors are those of `CoSENTLoss`.
+
+    Reference: Li and Li, "AoE: Angle-optimized Embeddings for Semantic Textual Similarity", 2024, equation 4.
+    """
+
+    score = staticmethod(pairwise_angle)
+
+
+def ranking_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """log(1 + sum over i, j with label_i > label_j of exp(score_j - score_i)), without any (B, B) tensor.
+
+    Sorted by label, the inner sum over j for one i runs over a prefix, so one cumulative logsumexp gives it for
+    every i; the gradient's sum over i for one j runs over a suffix. Equal labels share their prefix and suffix,
+    which leaves them out of each other's sums. The cumulative sums are taken in float64: in float32 they stop
+    growing near a million pairs.
+
+    Args:
+        scores: (B,) already multiplied by the scale.
+        labels: (B,) of any ordered type.
+
+    Returns:
+        Scalar of the scores' type; it can be differentiated once.
+    """
+    return _RankingLoss.apply(scores, labels)
+
+
+class _RankingLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scores: Tensor, labels: Tensor) -> Tensor:
+        exact = torch.float32 if scores.device.type == "mps" else torch.float64  # MPS has no float64
+        labels, order = torch.sort(labels.int() if labels.dtype == torch.bool else labels)
+        s = scores.detach().to(exact)[order]  # (B,) by ascending label
+        group_start = torch.searchsorted(labels, labels)  # (B,) first index with the same label
+        group_end = torch.searchsorted(labels, labels, right=True)  # (B,) first index with a higher label
+        nothing = s.new_full((1,), -torch.inf)
+        # logsumexp of s_j over lower labels, and of -s_i over higher labels
+        below = torch.cat([nothing, torch.logcumsumexp(s, 0)])[group_start]
+        above = torch.cat([torch.logcumsumexp(-s.flip(0), 0).flip(0), nothing])[group_end]
+        loss = torch.logaddexp(torch.logsumexp(below - s, 0), s.new_zeros(()))
+        gradient = torch.empty_like(s)
+        gradient[order] = torch.exp(above + s - loss) - torch.exp(below - s - loss)
+        ctx.save_for_backward(gradient.to(scores.dtype))
+        return loss.to(scores.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad_output * gradient, None
+
+
+def ordered_pairs(labels: Tensor) -> dict[str, Tensor]:
+    """Count the comparisons that a ranking loss makes in a batch.
+
+    Args:
+        labels: (B,) of any ordered type.
+
+    Returns:
+        Two 0-dimensional float32 tensors: "ordered_pairs", how many (i, j) have label_i > label_j, and
+        "unordered_batches", 1 where there are none and the batch teaches nothing.
+    """
+    labels, _ = torch.sort(labels)
+    count = torch.searchsorted(labels, labels).float().sum()
+    return {"ordered_pairs": count, "unordered_batches": (count == 0).float()}
+
+
+def _check_pairs(embeddings: Tensor, labels: Tensor | None) -> Tensor:
+    if embeddings.ndim != 3 or embeddings.shape[0] != 2:
+        raise ValueError(f"embeddings must have shape (2, B, D), got {tuple(embeddings.shape)}")
+    if labels is None:
+        raise ValueError("a ranking loss needs labels (B,), got None; use data with a label column")
+    if labels.shape != embeddings.shape[1:2]:
+        fix = "; use labels.squeeze(-1)" if labels.ndim == 2 and labels.shape[1] == 1 else ""
+        raise ValueError(f"labels must have shape ({embeddings.shape[1]},), got {tuple(labels.shape)}{fix}")
+    return labels

@@ -1,0 +1,439 @@
+"""SentenceBert: a backbone, its tokenizer and a pooling; texts in, embeddings out.
+
+Shapes: N texts, T tokens of all texts one after the other, D dimensions, P pairs.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+
+from cosent.checkpoint import PoolingMode, read_settings, write_settings
+from cosent.errors import CheckpointError, UserError
+from cosent.packing import Layers, token_states
+from cosent.pooling import Reduction, pool
+from cosent.progress import is_watched
+from cosent.similarity import cosine_matrix, pairwise_cosine
+from cosent.tokens import Tokens, tokenize
+
+logger = logging.getLogger(__name__)
+
+# Which layers' states a pooling mode reads, and how it reduces them. "pooler" puts the backbone's own dense layer
+# and tanh over the first token.
+_POOLING: dict[str, tuple[Layers, Reduction]] = {
+    "mean": ("last", "mean"),
+    "last_avg": ("last", "mean"),
+    "first_last_avg": ("first_last", "mean"),
+    "cls": ("last", "cls"),
+    "pooler": ("last", "cls"),
+    "max": ("last", "max"),
+    "last": ("last", "last"),
+}
+
+
+class Prediction(NamedTuple):
+    """Scores (P,) float32 of pairs, and whether each matches, (P,) booleans."""
+
+    scores: NDArray[np.float32]
+    matches: NDArray[np.bool_]
+
+
+class SentenceBert(nn.Module):
+    """A sentence encoder: the cosine of two texts' embeddings says whether they match.
+
+    Args:
+        model_name_or_path: a hub id, a plain Hugging Face folder, or a checkpoint of ours or of
+            sentence-transformers.
+        pooling_mode: "mean", "cls", "max", "last", "pooler", "first_last_avg" (the first and the last layer's
+            mean) or "last_avg" (another name of "mean"). None: what the checkpoint says, else "mean".
+        max_length: tokens in a text at most, special tokens included. None: what the checkpoint says, else the
+            tokenizer's and the backbone's limit.
+        normalize_embeddings: whether embeddings get unit length. None: what the checkpoint says, else False.
+        trust_remote_code: whether code from the checkpoint may run.
+        revision: of the hub repository.
+        dtype: of the weights, "float32" for example. None: as stored in the checkpoint.
+        device: where to put the model. None: an accelerator where there is one.
+        config_name: folder or hub id of another configuration.
+        tokenizer_name: folder or hub id of another tokenizer.
+        attn_implementation: transformers' name of an attention implementation.
+
+    Attributes:
+        pooling_mode: as resolved; so are `max_length` and `normalize_embeddings`, and all three go into checkpoints.
+        settings: what else the checkpoint says: prompts, the loss that trained it, the stored decision threshold.
+
+    Raises:
+        CheckpointError: if the model cannot be loaded, or lacks weights of its encoder.
+        UserError: if an option is unknown or out of range.
+    """
+
+    backbone: PreTrainedModel
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path,
+        *,
+        pooling_mode: PoolingMode | None = None,
+        max_length: int | None = None,
+        normalize_embeddings: bool | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        config_name: str | None = None,
+        tokenizer_name: str | None = None,
+        attn_implementation: str | None = None,
+    ):
+        super().__init__()
+        name = str(model_name_or_path)
+        settings = read_settings(name, revision)
+        if pooling_mode is None and settings.pooling_mode is None:
+            logger.info("%s does not say how to pool its tokens: taking their mean (pooling_mode='mean')", name)
+        self.pooling_mode = _check_pooling(pooling_mode or settings.pooling_mode or "mean")
+        hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self.backbone = load_backbone(
+            name,
+            settings.subfolder,
+            config_name=config_name,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            needs_pooler=self.pooling_mode == "pooler",
+            **hub,
+        )
+        try:
+            # a tokenizer that is named apart lies at its own root, at its own revision
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                tokenizer_name or name,
+                **({"trust_remote_code": trust_remote_code} if tokenizer_name else hub),
+                subfolder="" if tokenizer_name else settings.subfolder,
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"the tokenizer of {tokenizer_name or name} cannot be loaded: {error}") from error
+        self.max_length = _check_length(max_length, settings.max_length, self.tokenizer, self.backbone)
+        self.normalize_embeddings = bool(
+            settings.normalize_embeddings if normalize_embeddings is None else normalize_embeddings
+        )
+        self.settings = settings
+        if self.pooling_mode != "pooler" and getattr(self.backbone, "pooler", None) is not None:
+            # it stays in the checkpoint, where loaders look for it, but neither gradient nor decay may reach it
+            self.backbone.pooler.requires_grad_(False)
+        self.eval()
+        self.to(device if device is not None else _default_device())
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path: str | Path, **options: Any) -> "SentenceBert":
+        """The constructor, under transformers' name; takes its options."""
+        return cls(model_name_or_path, **options)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are now."""
+        return next(self.parameters()).device
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, the width of an embedding."""
+        return self.backbone.config.hidden_size
+
+    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Embed a flat token batch.
+
+        Args:
+            input_ids: (T,) int64, text after text.
+            lengths: (N,) int64, at least 1 each, summing to T.
+
+        Returns:
+            (N, D) embeddings, float32 or float64.
+        """
+        layers, reduction = _POOLING[self.pooling_mode]
+        states = token_states(self.backbone, input_ids, lengths, layers=layers)  # (T, D)
+        embeddings = pool(states, lengths, reduction)  # (N, D)
+        if self.pooling_mode == "pooler":
+            pooler = self.backbone.get_submodule("pooler")  # takes the first of (N, L, D) states
+            embeddings = pooler(embeddings[:, None].to(states.dtype)).to(embeddings.dtype)
+        return F.normalize(embeddings, dim=-1) if self.normalize_embeddings else embeddings
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Tokenise texts as this model reads them.
+
+        Args:
+            texts: N texts.
+
+        Returns:
+            Their tokens, flat.
+        """
+        if self.settings.lower_case:
+            texts = [text.lower() for text in texts]
+        return tokenize(self.tokenizer, texts, self.max_length)
+
+    @torch.inference_mode()
+    def encode_tokens(self, tokens: Tokens, *, batch_size: int = 64, show_progress_bar: bool = False) -> Tensor:
+        """Embed tokenised texts, each on its own account: neighbours in a batch change nothing.
+
+        Texts are sorted by length, so that a batch holds little padding. Only one batch at a time is on the model's
+        device.
+
+        Args:
+            tokens: of N texts.
+            batch_size: texts in a batch.
+            show_progress_bar: whether to show progress on stderr.
+
+        Returns:
+            (N, D) float32 embeddings on the CPU, in the order given.
+        """
+        out = torch.empty(len(tokens), self.embedding_dim, dtype=torch.float32)
+        order = np.argsort(-tokens.lengths, kind="stable")
+        rows = tokens.split()
+        was_training = self.training
+        self.eval()
+        try:
+            starts = range(0, len(tokens), batch_size)
+            for start in tqdm(starts, desc="Encoding", unit="batch", disable=not show_progress_bar):
+                batch = order[start : start + batch_size]
+                input_ids = torch.from_numpy(np.concatenate([rows[i] for i in batch])).long()
+                lengths = torch.from_numpy(tokens.lengths[batch])
+                out[batch] = self(input_ids.to(self.device), lengths.to(self.device)).float().cpu()
+        finally:
+            self.train(was_training)
+        return out
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        batch_size: int = 64,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool | None = None,
+        truncate_dim: int | None = None,
+        prompt: str | None = None,
+    ) -> NDArray[np.float32] | Tensor | list[Tensor]:
+        """Embed texts; each distinct text is embedded once.
+
+        Args:
+            sentences: one text, or N texts.
+            batch_size: texts in a batch.
+            show_progress_bar: whether to show progress. None: where somebody watches, for more than a batch.
+            convert_to_numpy: give a numpy array; otherwise a list of tensors.
+            convert_to_tensor: give one tensor on the model's device; goes before `convert_to_numpy`.
+            normalize_embeddings: give embeddings unit length, whether or not the model does.
+            truncate_dim: keep only the first dimensions, before this call's normalisation.
+            prompt: put in front of every text. None: the checkpoint's default prompt, where it has one.
+
+        Returns:
+            (D,) float32 for one text, (N, D) for a list in its order, (0, D) for an empty list.
+
+        Raises:
+            TypeError: if something is not a text; the message says which.
+            ValueError: if truncate_dim is not between 1 and D.
+        """
+        single = isinstance(sentences, str)
+        texts = [sentences] if isinstance(sentences, str) else _check_texts(sentences)
+        if truncate_dim is not None and not 1 <= truncate_dim <= self.embedding_dim:
+            raise ValueError(f"truncate_dim must be between 1 and {self.embedding_dim}, got {truncate_dim}")
+        embeddings = self._embed(texts, batch_size, show_progress_bar, prompt)[:, :truncate_dim]
+        if normalize_embeddings:
+            embeddings = F.normalize(embeddings, dim=-1)
+        if convert_to_tensor:
+            embeddings = embeddings.to(self.device)
+        elif convert_to_numpy:
+            return embeddings[0].numpy() if single else embeddings.numpy()
+        if single:
+            return embeddings[0]
+        return embeddings if convert_to_tensor else list(embeddings)
+
+    def _embed(self, texts: list[str], batch_size: int, show: bool | None = None, prompt: str | None = None) -> Tensor:
+        """Embed each distinct text once; (N, D) float32 on the CPU."""
+        if prompt is None and self.settings.default_prompt_name is not None:
+            prompt = self.settings.prompts[self.settings.default_prompt_name]
+        row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        tokens = self.tokenize([(prompt or "") + text for text in row])
+        if show is None:
+            show = len(row) > batch_size and is_watched()
+        embeddings = self.encode_tokens(tokens, batch_size=batch_size, show_progress_bar=show)
+        return embeddings if len(row) == len(texts) else embeddings[[row[text] for text in texts]]
+
+    def similarity(self, a: Sequence[str] | ArrayLike | Tensor, b: Sequence[str] | ArrayLike | Tensor) -> Tensor:
+        """Cosine of every member of `a` with every member of `b`.
+
+        Args:
+            a: N texts, or (N, D) embeddings.
+            b: M texts, or (M, D) embeddings.
+
+        Returns:
+            (N, M) float32 cosines.
+        """
+        return cosine_matrix(self._embeddings(a), self._embeddings(b))
+
+    def predict(
+        self, pairs: Sequence[tuple[str, str]], *, threshold: float | None = None, batch_size: int = 64
+    ) -> Prediction:
+        """Score pairs of texts and decide which match.
+
+        Args:
+            pairs: P pairs.
+            threshold: a pair matches when its cosine is at or above it. None: the checkpoint's own.
+            batch_size: texts in a batch.
+
+        Returns:
+            (P,) scores and (P,) decisions.
+
+        Raises:
+            ValueError: if there is no threshold, given or stored, or something is not a pair of texts.
+        """
+        if threshold is None:
+            if self.settings.decision is None:
+                raise ValueError("this checkpoint stores no threshold: give one, or train with labelled eval data")
+            threshold = self.settings.decision.threshold
+        if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+            raise ValueError("pairs must be pairs of texts, like [('one text', 'another text')]")
+        embeddings = self._embed(_check_texts([text for pair in pairs for text in pair]), batch_size)  # (2P, D)
+        scores = pairwise_cosine(embeddings[0::2], embeddings[1::2]).numpy()
+        return Prediction(scores, scores.astype(np.float64) >= threshold)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a complete sentence-transformers folder, with `cosent_config.json` beside it.
+
+        Args:
+            folder: made where it does not exist.
+        """
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.backbone.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        settings = replace(
+            self.settings,
+            pooling_mode=self.pooling_mode,
+            max_length=self.max_length,
+            normalize_embeddings=self.normalize_embeddings,
+            subfolder="",
+        )
+        write_settings(folder, settings, self.embedding_dim)
+
+    def load_weights(self, folder: str | Path) -> None:
+        """Take the weights of a checkpoint of this very architecture.
+
+        Args:
+            folder: what `save_pretrained` wrote.
+
+        Raises:
+            CheckpointError: if they cannot be loaded.
+        """
+        saved = load_backbone(str(folder), dtype=self.backbone.dtype)
+        self.backbone.load_state_dict(saved.state_dict())
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Recompute activations in the backward pass; the Trainer calls this, with the backbone's own options."""
+        self.backbone.activation_checkpointing_enable(**options)
+
+    def _embeddings(self, texts_or_embeddings: Any) -> Tensor:
+        if isinstance(texts_or_embeddings, Tensor):
+            return texts_or_embeddings.float()
+        if isinstance(texts_or_embeddings, str):
+            raise TypeError("similarity takes lists of texts; put a single text in a list")
+        if not len(texts_or_embeddings) or isinstance(texts_or_embeddings[0], str):
+            return self._embed(_check_texts(texts_or_embeddings), batch_size=64)
+        return torch.as_tensor(np.asarray(texts_or_embeddings, dtype=np.float32))
+
+
+def load_backbone(
+    name: str,
+    subfolder: str = "",
+    *,
+    config_name: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: str | torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    needs_pooler: bool = False,
+) -> PreTrainedModel:
+    """Load a transformers encoder, and insist on its weights.
+
+    Args:
+        name: folder or hub id.
+        subfolder: of it.
+        config_name: folder or hub id of another configuration.
+        revision: of the hub repository.
+        trust_remote_code: whether code from the checkpoint may run.
+        dtype: of the weights; None: as stored.
+        attn_implementation: transformers' name of an attention implementation.
+        needs_pooler: whether the dense layer over the first token has to be there, and trained.
+
+    Returns:
+        The encoder, without any head.
+
+    Raises:
+        CheckpointError: if it cannot be loaded, or weights are missing from it.
+    """
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(config_name or name, subfolder="" if config_name else subfolder, **hub)
+        if config.is_encoder_decoder:
+            raise CheckpointError(f"{name} is an encoder-decoder; cosent trains encoders")
+        backbone, info = AutoModel.from_pretrained(
+            name,
+            subfolder=subfolder,
+            config=config,
+            dtype=dtype or "auto",
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            **hub,
+        )
+    except CheckpointError:
+        raise
+    except SafetensorError as error:
+        raise CheckpointError(f"the weights of {name} are damaged, perhaps cut short: {error}") from error
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise CheckpointError(f"{name} cannot be loaded: {error}") from error
+    missing = sorted(key for key in info["missing_keys"] if needs_pooler or not key.startswith("pooler."))
+    if missing:
+        raise CheckpointError(
+            f"{name} lacks {len(missing)} weights of its encoder ({', '.join(missing[:3])}, ...), which would be "
+            "random. Is it a checkpoint of another architecture, or, if these are the pooler's, one without a pooler?"
+        )
+    if needs_pooler and getattr(backbone, "pooler", None) is None:
+        raise CheckpointError(f"{name} has no pooler; use another pooling_mode, cls perhaps")
+    return backbone
+
+
+def _default_device() -> torch.device:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found if found is not None else torch.device("cpu")
+
+
+def _check_pooling(mode: str) -> PoolingMode:
+    if mode not in get_args(PoolingMode):
+        raise UserError(f"pooling_mode must be one of {', '.join(get_args(PoolingMode))}, got {mode!r}")
+    return mode  # type: ignore[return-value]  # mypy does not narrow by get_args
+
+
+def _check_length(asked: int | None, stored: int | None, tokenizer: Any, backbone: PreTrainedModel) -> int:
+    limits = [tokenizer.model_max_length, position_limit(backbone)]
+    if asked is not None and not tokenizer.num_special_tokens_to_add() < asked <= limits[1]:
+        raise UserError(f"max_length must leave room for a token and be at most {limits[1]}, got {asked}")
+    return asked or int(min(stored or limits[0], limits[1]))
+
+
+def position_limit(backbone: PreTrainedModel) -> int:
+    """How many tokens a text can have at most for the backbone's position embeddings; 2**31 - 1 without a limit."""
+    positions = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    if isinstance(positions, nn.Embedding) and positions.padding_idx is not None:
+        return positions.num_embeddings - positions.padding_idx - 1  # RoBERTa counts from padding_idx + 1
+    return getattr(backbone.config, "max_position_embeddings", None) or 2**31 - 1
+
+
+def _check_texts(sentences: Sequence[str]) -> list[str]:
+    texts = list(sentences)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"sentences[{i}] must be a text, got {text!r} of type {type(text).__name__}")
+    return texts

@@ -1,0 +1,44 @@
+"""From token states to one embedding a text, on flat token batches.
+
+Shapes: N texts, T tokens of all texts one after the other, D dimensions.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Reduction = Literal["mean", "cls", "max", "last"]
+
+
+def pool(states: Tensor, lengths: Tensor, reduction: Reduction) -> Tensor:
+    """Reduce the tokens of each text to one vector.
+
+    There is no padding to mask: a text's embedding depends on its own tokens alone.
+
+    Args:
+        states: (T, D) token states, text after text.
+        lengths: (N,) tokens in each text, at least 1 each, summing to T.
+        reduction: "mean" over a text's tokens, elementwise "max", its first ("cls") or its "last" token.
+
+    Returns:
+        (N, D) embeddings, float32 or float64.
+
+    Raises:
+        ValueError: if the reduction is unknown.
+    """
+    if states.dtype in (torch.float16, torch.bfloat16):
+        states = states.float()  # a half-precision sum over a long text would lose digits
+    ends = lengths.cumsum(0)  # (N,)
+    if reduction == "cls":
+        return states[ends - lengths]
+    if reduction == "last":
+        return states[ends - 1]
+    if reduction not in ("mean", "max"):
+        raise ValueError(f"reduction must be mean, cls, max or last, got {reduction!r}")
+    text_of_token = torch.repeat_interleave(lengths, output_size=states.shape[0])  # (T,)
+    if reduction == "mean":
+        sums = states.new_zeros(len(lengths), states.shape[1]).index_add(0, text_of_token, states)
+        return sums / lengths[:, None]
+    start = states.new_full((len(lengths), states.shape[1]), -torch.inf)
+    return start.scatter_reduce(0, text_of_token[:, None].expand_as(states), states, reduce="amax")

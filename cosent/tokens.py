@@ -1,0 +1,100 @@
+"""Texts as flat token arrays: tokenised once, without padding.
+
+Shapes: N texts, T tokens of all texts one after the other.
+"""
+
+import json
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised texts, one after the other.
+
+    Attributes:
+        input_ids: (T,) int32, special tokens included.
+        lengths: (N,) int64, tokens in each text.
+    """
+
+    input_ids: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def split(self) -> list[NDArray[np.int32]]:
+        """The tokens of each text, as views."""
+        return np.split(self.input_ids, np.cumsum(self.lengths)[:-1]) if len(self) else []
+
+    def text_ids(self) -> NDArray[np.int64]:
+        """(N,) ids that are equal exactly where two texts' tokens are equal (a 64-bit BLAKE2b of the tokens)."""
+        digests = [blake2b(ids.tobytes(), digest_size=8).digest() for ids in self.split()]
+        return np.frombuffer(b"".join(digests), dtype=np.int64)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> Tokens:
+    """Tokenise texts with their special tokens, cut to a number of tokens.
+
+    Args:
+        tokenizer: of the backbone.
+        texts: N texts.
+        max_length: tokens in a text at most, special tokens included.
+
+    Returns:
+        The tokens of the N texts, in order.
+    """
+    if not texts:
+        return Tokens(np.empty(0, np.int32), np.empty(0, np.int64))
+    rows = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    return Tokens(np.fromiter((i for row in rows for i in row), dtype=np.int32, count=lengths.sum()), lengths)
+
+
+def is_truncated(tokenizer: PreTrainedTokenizerBase, texts: list[str], tokens: Tokens, max_length: int) -> list[bool]:
+    """Tell which texts lost tokens to the limit; only texts at the limit are tokenised again, whole.
+
+    Args:
+        tokenizer: of the backbone.
+        texts: N texts.
+        tokens: what `tokenize` made of them.
+        max_length: the limit that it was given.
+
+    Returns:
+        N booleans.
+    """
+    at_limit = np.flatnonzero(tokens.lengths >= max_length)
+    truncated = [False] * len(texts)
+    for i in at_limit:
+        whole = tokenizer(texts[i], truncation=False, verbose=False)["input_ids"]
+        truncated[i] = len(whole) > max_length
+    return truncated
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A name for what a tokenizer does to a text; two that do the same share it, in any process.
+
+    Args:
+        tokenizer: of the backbone.
+
+    Returns:
+        A hexadecimal digest.
+    """
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state.update(truncation=None, padding=None)  # left over from earlier calls
+    else:
+        state = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    return blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=16).hexdigest()

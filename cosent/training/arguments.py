@@ -1,0 +1,175 @@
+"""The command line's arguments; transformers' own keep their meaning."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from transformers import TrainingArguments
+
+from cosent.checkpoint import PoolingMode
+from cosent.data.readers import OnBadRows
+from cosent.errors import UserError
+from cosent.losses import AnglELoss, CoSENTLoss
+from cosent.progress import is_watched
+
+
+@dataclass
+class ModelArguments:
+    """Which encoder, and how it makes an embedding."""
+
+    model_name_or_path: str = field(
+        metadata={"help": "Hub id, Hugging Face folder, or a checkpoint of cosent or sentence-transformers."}
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Hub id or folder of another configuration."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Hub id or folder of another tokenizer."})
+    revision: str | None = field(default=None, metadata={"help": "Revision of the hub repository."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Allow code from the checkpoint to run."})
+    pooling_mode: PoolingMode | None = field(
+        default=None, metadata={"help": "How tokens become an embedding. Default: as the checkpoint says, else mean."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Tokens in a text at most. Default: as the checkpoint says, else the backbone's limit."},
+    )
+    normalize_embeddings: bool | None = field(
+        default=None,
+        metadata={"help": "Give embeddings unit length. Default: as the checkpoint says, else not."},
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "transformers' name of an attention implementation: eager, sdpa, ..."}
+    )
+    # Fine-tuning half-precision weights, in which many checkpoints are stored, loses small updates.
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = field(
+        default="float32", metadata={"help": "Type of the weights; auto: as stored. --bf16 trains float32 weights."}
+    )
+
+
+@dataclass
+class ReadingArguments:
+    """How to read files of labelled pairs."""
+
+    text_columns: str | None = field(
+        default=None,
+        metadata={"help": "The two text columns, as name1,name2, or by position from 0 without a header: 1,2."},
+    )
+    label_column: str | None = field(default=None, metadata={"help": "The label's column, by name or position."})
+    on_bad_rows: OnBadRows = field(
+        default="error", metadata={"help": "What to do about rows that cannot be used: error, or skip and count."}
+    )
+    positive_label_min: float | None = field(
+        default=None,
+        metadata={"help": "Graded labels from here on are a match, for thresholds and accuracy. 0/1 labels need none."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.text_columns is not None and len(self.text_columns.split(",")) != 2:
+            raise UserError(f"--text_columns must name two columns, as in a,b; got {self.text_columns!r}")
+
+    @property
+    def text_column_pair(self) -> tuple[str, str] | None:
+        """`text_columns` as two names."""
+        if self.text_columns is None:
+            return None
+        first, second = (name.strip() for name in self.text_columns.split(","))
+        return first, second
+
+
+@dataclass
+class DataArguments(ReadingArguments):
+    """Which pairs to train, choose and test on."""
+
+    train_data_path: str = field(
+        default="data/train.txt", metadata={"help": "Pairs to train on: text, text, label. See README for formats."}
+    )
+    eval_data_path: str | None = field(
+        default=None, metadata={"help": "Pairs that choose the best checkpoint and the threshold."}
+    )
+    eval_fraction: float = field(
+        default=0.1,
+        metadata={"help": "Without --eval_data_path: share of the training pairs to hold out, by text. 0: none."},
+    )
+    test_data_path: str | None = field(
+        default=None, metadata={"help": "Pairs that choose nothing: scored before and after training."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.eval_fraction < 1:
+            raise UserError(f"--eval_fraction must be at least 0 and below 1, got {self.eval_fraction}")
+
+
+@dataclass
+class LossArguments:
+    """What to minimise."""
+
+    loss: Literal["cosent", "angle"] = field(
+        default="cosent", metadata={"help": "Ranking by cosine, or by AnglE's angle in complex space."}
+    )
+    scale: float = field(default=20.0, metadata={"help": "What scores are multiplied by: 1 / temperature."})
+
+    def build(self) -> CoSENTLoss:
+        """The loss itself."""
+        losses = {"cosent": CoSENTLoss, "angle": AnglELoss}
+        return losses[self.loss](scale=self.scale)
+
+
+@dataclass
+class CosentTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments with the defaults of this job, and a few flags of ours."""
+
+    output_dir: str = field(default="output", metadata={"help": "Where runs go."})
+    timestamp_output_dir: bool = field(
+        default=True, metadata={"help": "Give each run a folder <model>-<timestamp> of its own under output_dir."}
+    )
+    # A ranking compares the pairs of a batch with each other: 8, the parent's default, would leave little to compare.
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs in a batch, per device."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts in an evaluation batch."})
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate."})
+    warmup_ratio: float | None = field(
+        default=None, metadata={"help": "Share of all steps to warm up over, like a --warmup_steps below 1."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after this many evaluations without a better metric_for_best_model."}
+    )
+    # Small data has few steps: the parent's 500 would log and save nothing.
+    logging_steps: float = field(default=0.05, metadata={"help": "Log every so many steps; below 1, share of them."})
+    # A NaN loss must be seen; the parent would show the average of earlier losses in its place.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide nan and inf losses in the log."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str | None = field(  # type: ignore[assignment]  # None until __post_init__
+        default=None, metadata={"help": "When to save: no, steps, epoch or best. Default: as eval_strategy."}
+    )
+    save_steps: float | None = field(  # type: ignore[assignment]  # None until __post_init__
+        default=None, metadata={"help": "Save every so many steps. Default: eval_steps."}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, the best among them."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best model, not the last."})
+    metric_for_best_model: str = field(default="eval_spearman", metadata={"help": "What makes a model the best."})
+    # The batch's columns are the model's and the loss's together; the parent would keep only the model's.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Has nothing to remove here."})
+    report_to: str = field(default="none", metadata={"help": "Where to report: none, tensorboard, wandb, ..."})
+
+    def __post_init__(self) -> None:
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # else the parent refuses --bf16 where there is only a CPU
+        if self.disable_tqdm is None:
+            self.disable_tqdm = not is_watched()
+        if self.warmup_ratio is not None:
+            if not 0 <= self.warmup_ratio < 1 or self.warmup_steps:
+                raise UserError("--warmup_ratio must be at least 0 and below 1, and takes the place of --warmup_steps")
+            self.warmup_steps = self.warmup_ratio
+        if self.save_strategy is None:
+            self.save_strategy = self.eval_strategy
+        if self.save_steps is None:
+            self.save_steps = self.eval_steps or 500
+        if self.eval_strategy == "no":
+            self.load_best_model_at_end = False
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs that this process uses: never several, which would make the Trainer cut the flat batch between them."""
+        return min(1, super().n_gpu)

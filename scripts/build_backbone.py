@@ -1,0 +1,79 @@
+"""Build a small BERT with a vocabulary of its own, from scratch: for tests, for trying a language out.
+
+    python scripts/build_backbone.py --corpus questions.tsv --output_dir models/tiny-bert
+
+Its weights are random: it knows nothing until it is trained. Chinese characters are words of their own, other scripts
+are cut into word pieces learnt from the corpus.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import transformers
+from command_line import parse, run
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from cosent.errors import DataError
+
+
+@dataclass
+class BackboneArguments:
+    """What to learn the vocabulary from, and how large the encoder is."""
+
+    corpus: list[str] = field(
+        metadata={"help": "Text files, UTF-8. Every tab-separated field that is no number is a text."}
+    )
+    output_dir: str = field(metadata={"help": "Where the backbone goes."})
+    vocab_size: int = field(default=8000, metadata={"help": "Entries in the vocabulary at most."})
+    hidden_size: int = field(default=256, metadata={"help": "Width of a token's state."})
+    num_hidden_layers: int = field(default=4, metadata={"help": "Layers."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Attention heads a layer."})
+    intermediate_size: int = field(default=1024, metadata={"help": "Width between a layer's two linear maps."})
+    max_position_embeddings: int = field(default=512, metadata={"help": "Tokens in a text at most."})
+    seed: int = field(default=42, metadata={"help": "Of the random weights."})
+
+
+def main() -> None:
+    """Learn the vocabulary, draw the weights, save both."""
+    (args,) = parse(BackboneArguments)
+    transformers.set_seed(args.seed)
+    tokenizer = BertTokenizer(model_max_length=args.max_position_embeddings).train_new_from_iterator(
+        texts(args.corpus), vocab_size=args.vocab_size
+    )
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden_size,
+        num_hidden_layers=args.num_hidden_layers,
+        num_attention_heads=args.num_attention_heads,
+        intermediate_size=args.intermediate_size,
+        max_position_embeddings=args.max_position_embeddings,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    backbone = BertModel(config)
+    backbone.save_pretrained(args.output_dir)
+    tokenizer.save_pretrained(args.output_dir)
+    print(f"{args.output_dir}: {len(tokenizer):,} tokens, {backbone.num_parameters():,} parameters, untrained")
+
+
+def texts(paths: list[str]) -> Iterator[str]:
+    """The texts of the corpus files."""
+    for path in paths:
+        if not Path(path).is_file():
+            raise DataError(f"{path} does not exist")
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                yield from (text for text in line.rstrip("\n").split("\t") if not is_number(text))
+
+
+def is_number(text: str) -> bool:
+    """Whether a field is a label rather than a text."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,71 @@
+import pytest
+
+from cosent import DataError, load_pairs
+
+ROWS = "How do I pay?\tHow can I pay?\t5\nHow do I pay?\tI want a refund\t1\n"
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text(ROWS)
+    return path
+
+
+def test_tokens_stand_row_for_row_with_the_records(path, model):
+    pairs = load_pairs(path, model)
+    assert len(pairs) == len(pairs.tokens) == 2
+    assert pairs.records[1] == {"text1": "How do I pay?", "text2": "I want a refund", "label": 1.0}
+    first, second = model.tokenize(["How do I pay?", "I want a refund"]).split()
+    assert pairs.tokens[1]["input_ids"] == [*first, *second]
+    assert pairs.tokens[1]["lengths"] == [len(first), len(second)]
+    assert pairs.tokens[1]["labels"] == 1.0
+    assert pairs.tokens[0]["text_ids"][0] == pairs.tokens[1]["text_ids"][0] != pairs.tokens[1]["text_ids"][1]
+    assert pairs.labels.tolist() == [5.0, 1.0]
+
+
+def test_tokens_are_made_once_for_each_content_and_length(path, tmp_path, model, monkeypatch):
+    load_pairs(path, model)
+    calls = []
+    tokenize = model.tokenize
+    monkeypatch.setattr(model, "tokenize", lambda texts: calls.append(len(texts)) or tokenize(texts))
+    copy = tmp_path / "copy.tsv"
+    copy.write_text(ROWS)
+    load_pairs(copy, model)
+    assert calls == []
+    model.max_length = 6
+    assert load_pairs(path, model).tokens[0]["lengths"] == [6, 6]
+    path.write_text(ROWS.replace("refund", "rebate"))
+    assert load_pairs(path, model).records[1]["text2"] == "I want a rebate"
+    assert calls == [4, 4]
+
+
+def test_truncated_share_counts_texts(path, model):
+    assert load_pairs(path, model).truncated_share == 0
+    model.max_length = len(model.tokenize(["How do I pay?"]).input_ids)
+    longer = [len(row) > model.max_length for row in _whole(model, ["How can I pay?", "I want a refund"])]
+    assert load_pairs(path, model).truncated_share == sum(longer) / 4
+
+
+def _whole(model, texts):
+    return [model.tokenizer(text)["input_ids"] for text in texts]
+
+
+def test_select_keeps_records_and_tokens_together(path, model):
+    pairs = load_pairs(path, model).select([1])
+    assert len(pairs) == 1
+    assert pairs.records[0]["text2"] == "I want a refund"
+    assert pairs.tokens[0]["labels"] == 1.0
+
+
+def test_a_single_label_value_cannot_be_ranked(path, model):
+    path.write_text("a\tb\t1\nc\td\t1\n")
+    with pytest.raises(DataError, match="every label is 1"):
+        load_pairs(path, model)
+
+
+def test_lower_casing_checkpoints_are_respected(path, model):
+    model.settings.lower_case = True
+    upper = path.with_name("upper.tsv")
+    upper.write_text(ROWS.replace("refund", "REFUND"))
+    assert load_pairs(upper, model).tokens["input_ids"][:] == load_pairs(path, model).tokens["input_ids"][:]

@@ -1,0 +1,198 @@
+import gzip
+import json
+
+import pandas as pd
+import pytest
+
+from cosent.data.readers import Pair, PairReader
+from cosent.errors import DataError
+
+PAIRS = [Pair("你好，世界", "hello", 1.0), Pair('a "quote', "x, y", 0.0), Pair("tab", "line\u2028separator", 2.5)]
+
+
+def read(path, **options):
+    return list(PairReader(path, **options))
+
+
+def tsv(rows, header=None):
+    return "".join("\t".join(map(str, row)) + "\n" for row in ([header] if header else []) + rows)
+
+
+ROWS = [[pair.text1, pair.text2, pair.label] for pair in PAIRS]
+
+
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize("bom", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", tsv(ROWS)),
+        ("a.txt", tsv(ROWS)),
+        ("a.txt", tsv(ROWS).replace("\n", "\r\n")),
+        ("a.txt", tsv(ROWS).removesuffix("\n")),
+        ("a.txt", tsv(ROWS) + "\n\n"),
+        ("a.tsv", tsv([row[::-1] for row in ROWS], ["Label", "sentence2", "sentence1"])),
+        ("a.tsv", tsv([["id", *row] for row in ROWS], ["id", "Query1", "Query2", "score"])),
+        ("a.csv", pd.DataFrame(ROWS, columns=["text_1", "text_2", "similarity"]).to_csv(index=False)),
+        ("a.csv", pd.DataFrame(ROWS).to_csv(index=False, header=False)),
+        ("a.jsonl", "\n".join(json.dumps({"source": a, "target": b, "label": c}) for a, b, c in ROWS)),
+    ],
+)
+def test_formats(tmp_path, name, content, bom, gz):
+    data = (b"\xef\xbb\xbf" if bom else b"") + content.encode()
+    path = tmp_path / (name + ".gz" if gz else name)
+    path.write_bytes(gzip.compress(data) if gz else data)
+    assert read(path) == PAIRS
+
+
+@pytest.mark.parametrize("gz", [False, True])
+def test_parquet(tmp_path, gz):
+    path = tmp_path / "a.parquet"
+    pd.DataFrame(ROWS, columns=["question1", "question2", "is_duplicate"]).to_parquet(path)
+    if gz:
+        path = tmp_path / "a.parquet.gz"
+        path.write_bytes(gzip.compress((tmp_path / "a.parquet").read_bytes()))
+    assert read(path) == PAIRS
+
+
+def test_quotes_in_tsv_are_text(tmp_path):
+    (tmp_path / "a.tsv").write_text('"one\ttwo\t1\nthree"\tfour\t0\n')
+    assert read(tmp_path / "a.tsv") == [Pair('"one', "two", 1.0), Pair('three"', "four", 0.0)]
+
+
+def test_csv_fields_may_hold_line_breaks_and_lines_are_still_counted(tmp_path):
+    (tmp_path / "a.csv").write_text('text1,text2,label\n"one\nand a half",two,1\nthree,,0\n')
+    with pytest.raises(DataError, match="line 4: the second text is empty"):
+        read(tmp_path / "a.csv")
+    assert read(tmp_path / "a.csv", on_bad_rows="skip") == [Pair("one\nand a half", "two", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        ("mine\tyours\tgrade\nx\ty\t1\n", {"text_columns": ("mine", "yours"), "label_column": "grade"}),
+        ("id\ty\tx\t1\n", {"text_columns": ("2", "1"), "label_column": "3"}),
+        ("x\ty\t1\n", {"text_columns": ("0", "1")}),
+        ("text1\ttext2\tlabel\tgrade\nx\ty\t0\t1\n", {"label_column": "grade"}),
+    ],
+)
+def test_declared_columns(tmp_path, content, options):
+    (tmp_path / "a.tsv").write_text(content)
+    assert read(tmp_path / "a.tsv", **options) == [Pair("x", "y", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("a\tb\tc\n1\t2\t3\n", {"text_columns": ("a", "z")}, "columns 'a', 'b', 'c'.*--text_columns"),
+        ("a\tb\t1\n", {"text_columns": ("0", "7")}, "3 columns, so there is no column 7"),
+    ],
+)
+def test_columns_that_are_not_there(tmp_path, content, options, message):
+    (tmp_path / "a.tsv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "a.tsv", **options)
+
+
+def test_json_without_known_names(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"left": "x", "right": "y", "label": 1}\n')
+    with pytest.raises(DataError, match="columns 'left', 'right', 'label'"):
+        read(tmp_path / "a.jsonl")
+
+
+BAD_LINES = [
+    (b"only\ttwo\n", "line 2: 2 columns, expected 3"),
+    (b"a\tb\tc\td\n", "line 2: 4 columns, expected 3"),
+    (b"\n", "line 2: 1 columns, expected 3"),
+    (b"\tb\t1\n", "line 2: the first text is empty"),
+    (b"a\t  \t1\n", "line 2: the second text is empty"),
+    (b"a\tb\tyes\n", "line 2: label 'yes' is no number"),
+    (b"a\tb\tnan\n", "line 2: label 'nan' is not finite"),
+    (b"a\tb\tinf\n", "line 2: label 'inf' is not finite"),
+    (b"\xff\xfe\tb\t1\n", "line 2: is not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_LINES)
+def test_bad_rows_are_named_and_skipped_only_when_asked(tmp_path, bad, message):
+    (tmp_path / "a.tsv").write_bytes(b"x\ty\t1\n" + bad + b"p\tq\t0\n")
+    with pytest.raises(DataError, match=message) as caught:
+        read(tmp_path / "a.tsv")
+    assert "1 of 3 rows" in str(caught.value)
+    assert "--on_bad_rows skip" in str(caught.value)
+    reader = PairReader(tmp_path / "a.tsv", on_bad_rows="skip")
+    assert list(reader) == [Pair("x", "y", 1.0), Pair("p", "q", 0.0)]
+    assert (reader.report.num_rows, reader.report.num_bad) == (3, 1)
+
+
+def test_only_the_first_bad_rows_are_shown_and_all_are_counted(tmp_path):
+    (tmp_path / "a.tsv").write_text("a\tb\t1\n" + "bad\n" * 1000)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "a.tsv")
+    assert "1,000 of 1,001 rows" in str(caught.value)
+    assert "line 6" in str(caught.value)
+    assert "line 7" not in str(caught.value)
+    assert "995 more" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("not json", "is not JSON"),
+        ("[1, 2]", "is not a JSON object"),
+        ('{"text1": "a", "label": 1}', "no 'text2'"),
+        ('{"text1": null, "text2": "b", "label": 1}', "the first text is None"),
+        ('{"text1": "a", "text2": "b", "label": null}', "label None is no number"),
+    ],
+)
+def test_bad_json_rows(tmp_path, row, message):
+    (tmp_path / "a.jsonl").write_text('{"text1": "x", "text2": "y", "label": 1}\n' + row + "\n")
+    with pytest.raises(DataError, match=f"line 2: .*{message}"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_missing_values_in_parquet(tmp_path):
+    frame = pd.DataFrame({"text1": ["a", None], "text2": ["b", "c"], "label": [1.0, float("nan")]})
+    frame.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="row 2: the first text is None"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.tsv", None, "does not exist"),
+        ("a.tsv", b"", "is empty"),
+        ("a.csv", b"text1,text2,label\n", "holds no rows"),
+        ("a.docx", b"x", "unknown kind"),
+        ("a", b"x", "unknown kind"),
+        ("a.tsv.gz", b"no gzip", "is damaged"),
+        ("a.tsv.gz", gzip.compress(b"a\tb\t1\n" * 9999)[:-20], "is damaged"),
+        ("a.parquet", b"no parquet", "is damaged"),
+        ("a.csv", b'text1,text2,label\n"open,b,1\n', "line 2: the quoting is broken"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / name)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(DataError, match="is a folder"):
+        read(tmp_path)
+
+
+def test_skipping_everything_is_an_error(tmp_path):
+    (tmp_path / "a.tsv").write_text("bad\nworse\n")
+    with pytest.raises(DataError, match="no row is left"):
+        read(tmp_path / "a.tsv", on_bad_rows="skip")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("lcqmc/dev.tsv", 8802), ("afqmc/train.tsv", 34334), ("stsb_zh/test.tsv", 1361), ("stsb_en/train.tsv", 5749)],
+)
+def test_public_datasets_keep_every_row(shared_data, name, rows):
+    assert len(read(shared_data / name)) == rows

@@ -1,0 +1,74 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import DATA, ROOT
+
+
+@dataclass
+class Done:
+    """How a script ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The one clear line that a failed script ends with; a traceback fails the test."""
+        assert self.status != 0, self.stdout
+        assert "Traceback" not in self.stderr, self.stderr
+        return self.stderr.strip()
+
+
+def run_script(name: str, *arguments: str, cwd: Path = ROOT) -> Done:
+    """Run one of the scripts as a user would, with no terminal behind it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def classic_run(tiny_bert, tmp_path_factory) -> tuple[Done, Path]:
+    """The classic command line on the Chinese sample, with the tiny model; and the run's folder."""
+    output = tmp_path_factory.mktemp("output")
+    done = run_script(
+        "train.py",
+        f"--model_name_or_path={tiny_bert}",
+        f"--output_dir={output}",
+        f"--train_data_path={DATA / 'zh' / 'train.txt'}",
+        f"--eval_data_path={DATA / 'zh' / 'dev.txt'}",
+        f"--test_data_path={DATA / 'zh' / 'test.txt'}",
+        "--num_train_epochs=3",
+        "--save_total_limit=5",
+        "--learning_rate=2e-3",
+        "--weight_decay=0.01",
+        "--warmup_ratio=0.01",
+        "--bf16=True",
+        "--eval_strategy=epoch",
+        "--save_strategy=epoch",
+        "--per_device_train_batch_size=64",
+        "--report_to=none",
+        "--remove_unused_columns=False",
+        "--max_length=64",
+    )
+    assert done.status == 0, done.stderr
+    (folder,) = output.iterdir()
+    return done, folder
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file's content."""
+    return json.loads(path.read_text(encoding="utf-8"))

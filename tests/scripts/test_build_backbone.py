@@ -1,0 +1,37 @@
+from cosent import SentenceBert
+from tests.conftest import DATA
+from tests.scripts.conftest import run_script
+
+SMALL = ["--hidden_size=16", "--num_hidden_layers=1", "--num_attention_heads=2", "--intermediate_size=32"]
+
+
+def build(folder, *more):
+    corpus = DATA / "zh" / "train.txt"
+    return run_script("build_backbone.py", f"--corpus={corpus}", f"--output_dir={folder}", *SMALL, *more)
+
+
+def test_it_builds_an_encoder_that_knows_every_character_of_its_corpus(tmp_path):
+    done = build(tmp_path / "one")
+    assert done.status == 0, done.stderr
+    assert "untrained" in done.stdout
+    model = SentenceBert(tmp_path / "one", device="cpu")
+    texts = [
+        text
+        for line in (DATA / "zh" / "train.txt").read_text(encoding="utf-8").splitlines()
+        for text in line.split("\t")[:2]
+    ]
+    assert model.tokenizer.unk_token_id not in model.tokenize(texts).input_ids
+    assert model.encode(texts[:2]).shape == (2, 16)
+
+
+def test_the_seed_decides_the_weights(tmp_path):
+    build(tmp_path / "one")
+    build(tmp_path / "two")
+    build(tmp_path / "three", "--seed=1")
+    one, two, three = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_a_missing_corpus_is_named(tmp_path):
+    done = run_script("build_backbone.py", "--corpus=missing.txt", f"--output_dir={tmp_path}")
+    assert "missing.txt does not exist" in done.error

@@ -1,0 +1,39 @@
+"""The two shell scripts, in the environment that they set up themselves."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import DATA, ROOT
+
+pytestmark = pytest.mark.skipif(
+    sys.prefix != str(ROOT / ".venv"), reason="the shell scripts set up and use .venv, where these tests do not run"
+)
+
+
+def bash(*arguments, cwd=ROOT):
+    return subprocess.run(
+        ["bash", *map(str, arguments)], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+
+
+def test_arguments_are_passed_on_and_win(tiny_bert, tmp_path):
+    trained = bash(
+        "train.sh",
+        *("--model_name_or_path", tiny_bert, "--train_data_path", DATA / "zh" / "train.txt", "--max_steps", 1),
+        *("--output_dir", tmp_path / "run", "--timestamp_output_dir", "False", "--eval_strategy", "no"),
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "384 of data" not in trained.stdout
+    assert "eval: " in trained.stdout  # held out: the sample's own eval file does not go with other data
+    assert "test: " not in trained.stdout
+    tested = bash("test.sh", tmp_path / "run", "--output_dir", tmp_path / "results", cwd=ROOT)
+    assert tested.returncode == 0, tested.stderr
+    assert (tmp_path / "results" / "metrics.json").is_file()
+
+
+def test_a_failure_is_the_scripts_failure(tmp_path):
+    done = bash("test.sh", tmp_path)
+    assert done.returncode == 1
+    assert "is no model folder" in done.stderr

@@ -1,0 +1,80 @@
+import csv
+
+import pytest
+
+from cosent import SentenceBert
+from tests.conftest import DATA
+from tests.scripts.conftest import read_json, run_script
+
+KEYS = (
+    "n accuracy threshold precision recall f1 best_accuracy best_threshold best_f1 best_f1_threshold "
+    "average_precision roc_auc mcc spearman pearson seconds texts_per_second"
+).split()
+
+
+@pytest.fixture(scope="module")
+def tested(classic_run, tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("cwd")
+    folder = classic_run[1]
+    done = run_script(
+        "test.py", f"--model_name_or_path={folder}", f"--test_data_path={DATA / 'zh' / 'test.txt'}", cwd=cwd
+    )
+    assert done.status == 0, done.stderr
+    return done, cwd / "output" / f"test-{folder.name}-test", folder
+
+
+def test_metrics_have_the_documented_keys_and_the_stored_threshold(tested):
+    _, results, folder = tested
+    metrics = read_json(results / "metrics.json")
+    assert sorted(metrics) == sorted(KEYS)
+    assert metrics["threshold"] == read_json(folder / "cosent_config.json")["decision"]["threshold"]
+    assert metrics["accuracy"] <= metrics["best_accuracy"]
+
+
+def test_training_reports_what_testing_reports(tested):
+    _, results, folder = tested
+    trained = read_json(folder / "test_results.json")
+    for key, value in read_json(results / "metrics.json").items():
+        if key not in ("seconds", "texts_per_second"):
+            assert trained[f"test_{key}"] == pytest.approx(value, abs=1e-6), key
+
+
+def test_predictions_stand_in_the_datas_order_and_agree_with_the_metrics(tested):
+    _, results, folder = tested
+    with (results / "predictions.tsv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    source = [line.split("\t") for line in (DATA / "zh" / "test.txt").read_text(encoding="utf-8").splitlines()]
+    assert [[row["text1"], row["text2"], row["label"]] for row in rows] == source
+    right = [row["decision"] == row["label"] for row in rows]
+    assert sum(right) / len(right) == read_json(results / "metrics.json")["accuracy"]
+    scores = SentenceBert(folder, device="cpu").predict([(a, b) for a, b, _ in source]).scores
+    assert [float(row["score"]) for row in rows] == pytest.approx(list(scores), abs=1e-5)
+
+
+def test_it_prints_what_matters_and_tells_the_oracle_from_the_forecast(tested):
+    output = tested[0].stdout
+    for word in ("Spearman", "Pearson", "precision", "recall", "F1", "best accuracy", "Took"):
+        assert word in output
+    assert output.index("At the stored threshold") < output.index("Chosen on this very test data")
+
+
+def test_an_untrained_model_has_no_threshold_and_graded_data_no_decisions(tiny_bert, tmp_path):
+    flags = [f"--model_name_or_path={tiny_bert}", f"--output_dir={tmp_path}", "--device=cpu"]
+    done = run_script("test.py", *flags, f"--test_data_path={DATA / 'test.txt'}")
+    assert done.status == 0, done.stderr
+    assert set(read_json(tmp_path / "metrics.json")) == {"n", "spearman", "pearson", "seconds", "texts_per_second"}
+    assert "--positive_label_min" in done.stdout
+    done = run_script("test.py", *flags, f"--test_data_path={DATA / 'test.txt'}", "--positive_label_min=4")
+    metrics = read_json(tmp_path / "metrics.json")
+    assert "best_accuracy" in metrics
+    assert "accuracy" not in metrics
+
+
+def test_mistakes_end_in_one_clear_line(classic_run, tmp_path):
+    (tmp_path / "one.tsv").write_text("a\tb\t1\n")
+    for flags, message in (
+        ([f"--model_name_or_path={tmp_path}"], "no model folder"),
+        ([f"--model_name_or_path={classic_run[1]}", "--test_data_path=missing.tsv"], "missing.tsv does not exist"),
+        ([f"--model_name_or_path={classic_run[1]}", f"--test_data_path={tmp_path / 'one.tsv'}"], "every label is 1"),
+    ):
+        assert message in run_script("test.py", *flags).error

@@ -1,0 +1,185 @@
+import json
+import re
+
+import pytest
+
+from cosent import SentenceBert
+from tests.conftest import DATA
+from tests.scripts.conftest import read_json, run_script
+
+TRAIN = DATA / "zh" / "train.txt"
+
+
+def test_the_classic_command_says_what_it_understood(classic_run):
+    output = classic_run[0].stdout
+    first = TRAIN.read_text(encoding="utf-8").splitlines()[0].split("\t")
+    assert f"{first[0]!r}  |  {first[1]!r}  ->  {first[2]}" in output
+    assert "train: 384 pairs" in output
+    assert "0.00% of texts cut at 64 tokens; labels 0: 192, 1: 192" in output
+    assert "mean pooling, 32 dimensions" in output
+    assert "float32 weights, bf16 autocast" in output
+    assert "'loss'" in output
+    assert "'learning_rate'" in output
+    assert output.count("eval_spearman") == 3
+    assert "%|" not in classic_run[0].stderr  # no progress bars where nobody looks
+
+
+def test_the_run_folder_is_complete(classic_run):
+    folder = classic_run[1]
+    assert re.fullmatch(r"tiny-bert-\d{8}-\d{6}", folder.name)
+    names = {path.name for path in folder.iterdir()}
+    results = {"train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"}
+    assert results | {"model.safetensors", "modules.json", "cosent_config.json", "README.md"} <= names
+    assert {name for name in names if name.startswith("checkpoint-")} == {
+        "checkpoint-6",
+        "checkpoint-12",
+        "checkpoint-18",
+    }
+    assert read_json(folder / "train_results.json")["epoch"] == 3
+
+
+def test_the_threshold_is_the_eval_datas_and_reproduces_its_accuracy(classic_run):
+    folder = classic_run[1]
+    decision = read_json(folder / "cosent_config.json")["decision"]
+    evaluated = read_json(folder / "eval_results.json")
+    assert decision["threshold"] == evaluated["eval_best_threshold"]
+    assert decision["value"] == evaluated["eval_best_accuracy"]
+    assert decision["calibrated_on"].endswith("zh/dev.txt")
+    assert decision["num_pairs"] == 96
+    model = SentenceBert(folder, device="cpu")
+    rows = [line.split("\t") for line in (DATA / "zh" / "dev.txt").read_text(encoding="utf-8").splitlines()]
+    matches = model.predict([(first, second) for first, second, _ in rows]).matches
+    right = [match == (label == "1") for match, (_, _, label) in zip(matches, rows, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(decision["value"])
+
+
+def test_the_last_lines_use_the_model(classic_run):
+    done, folder = classic_run
+    lines = done.stdout.strip().splitlines()[-3:]
+    scope: dict = {}
+    exec("\n".join(line.strip() for line in lines), scope)
+    assert isinstance(scope["model"], SentenceBert)
+    assert str(folder) in lines[1]
+
+
+def options(tiny_bert, tmp_path, **more):
+    settings = {
+        "model_name_or_path": tiny_bert,
+        "output_dir": tmp_path / "out",
+        "train_data_path": TRAIN,
+        "eval_data_path": DATA / "zh" / "dev.txt",
+        "timestamp_output_dir": False,
+        "max_steps": 4,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        **more,
+    }
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def test_training_without_network_terminal_or_eval_file(tiny_bert, tmp_path):
+    # no sockets at all: neither the hub nor a tracker is asked for anything
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket\ndef refuse(*a, **k): raise OSError('no network')\n"
+        "socket.socket.connect = refuse\nsocket.getaddrinfo = refuse\nsocket.create_connection = refuse\n"
+    )
+    script = tmp_path / "offline.py"
+    script.write_text(
+        "import os, runpy, sys, sitecustomize\n"
+        f"sys.path.insert(0, {str(DATA.parent / 'scripts')!r})\n"
+        "os.environ.pop('HF_HUB_OFFLINE')\n"
+        f"runpy.run_path({str(DATA.parent / 'scripts' / 'train.py')!r}, run_name='__main__')\n"
+    )
+    flags = [flag for flag in options(tiny_bert, tmp_path) if not flag.startswith("--eval_data_path")]
+    done = run_script(str(script), *flags, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    assert "of 384 training pairs, which share no text with the others" in done.stdout
+    decision = read_json(tmp_path / "out" / "cosent_config.json")["decision"]
+    assert decision["calibrated_on"] == f"0.1 of {TRAIN}"
+    assert SentenceBert(tmp_path / "out", device="cpu").encode("a").shape == (32,)
+
+
+@pytest.mark.parametrize("kind", ["json", "yaml"])
+def test_a_config_file_stands_for_the_flags(tiny_bert, tmp_path, kind):
+    settings = dict(flag.removeprefix("--").split("=", 1) for flag in options(tiny_bert, tmp_path))
+    settings.update(timestamp_output_dir=False, max_steps=2, eval_steps=2, loss="angle", pooling_mode="cls")
+    config = tmp_path / f"config.{kind}"
+    lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in settings.items())
+    config.write_text(json.dumps(settings) if kind == "json" else lines)
+    done = run_script("train.py", config)
+    assert done.status == 0, done.stderr
+    assert read_json(tmp_path / "out" / "cosent_config.json")["loss"] == {"name": "AnglELoss", "scale": 20.0}
+    assert SentenceBert(tmp_path / "out", device="cpu").pooling_mode == "cls"
+
+
+def test_a_misspelt_setting_in_a_config_file_is_named(tmp_path):
+    (tmp_path / "config.yaml").write_text("model_name_or_path: M\nlearningrate: 1\n")
+    assert "learningrate" in run_script("train.py", tmp_path / "config.yaml").error
+
+
+def test_resuming_goes_on_in_its_folder_and_ends_at_the_same_model(tiny_bert, tmp_path):
+    whole = run_script("train.py", *options(tiny_bert, tmp_path / "whole", max_steps=4))
+    assert whole.status == 0, whole.stderr
+    stopped = run_script("train.py", *options(tiny_bert, tmp_path / "resumed", max_steps=4))
+    assert stopped.status == 0, stopped.stderr
+    checkpoint = tmp_path / "resumed" / "out" / "checkpoint-2"
+    resumed = run_script("train.py", *options(tiny_bert, tmp_path / "resumed", resume_from_checkpoint=checkpoint))
+    assert resumed.status == 0, resumed.stderr
+    assert f"The model is in {tmp_path / 'resumed' / 'out'}" in resumed.stdout
+    one, two = (tmp_path / name / "out" / "model.safetensors" for name in ("whole", "resumed"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_graded_labels_store_a_threshold_only_when_told_what_matches(tiny_bert, tmp_path):
+    graded = {"train_data_path": DATA / "train.txt", "eval_data_path": DATA / "dev.txt", "max_steps": 2}
+    for name, more in (("without", {}), ("with", {"positive_label_min": 4})):
+        done = run_script("train.py", *options(tiny_bert, tmp_path / name, **graded, **more))
+        assert done.status == 0, done.stderr
+    assert read_json(tmp_path / "without" / "out" / "cosent_config.json")["decision"] is None
+    assert read_json(tmp_path / "with" / "out" / "cosent_config.json")["decision"]["positive_label_min"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ("", "is empty"),
+        ("a\tb\t1\nc\td\t1\n", "every label is 1"),
+        ("a\tb\t1\nc\td\n", "line 2: 2 columns, expected 3"),
+        ("a\tb\t1\n\td\t0\n", "line 2: the first text is empty"),
+    ],
+)
+def test_bad_data_ends_in_one_clear_line(tiny_bert, tmp_path, content, message):
+    path = tmp_path / "train.tsv"
+    if content is not None:
+        path.write_text(content)
+    error = run_script("train.py", *options(tiny_bert, tmp_path, train_data_path=path)).error
+    assert message in error
+    assert "train.tsv" in error
+
+
+def test_bad_rows_are_skipped_and_counted_when_asked(tiny_bert, tmp_path):
+    path = tmp_path / "train.tsv"
+    path.write_text(TRAIN.read_text(encoding="utf-8") + "bad\n", encoding="utf-8")
+    done = run_script("train.py", *options(tiny_bert, tmp_path, train_data_path=path, on_bad_rows="skip", max_steps=1))
+    assert done.status == 0, done.stderr
+    assert "384 pairs" in done.stdout
+    assert "1 bad rows left out" in done.stdout
+
+
+def test_other_mistakes_end_in_one_clear_line(tiny_bert, tmp_path):
+    (tmp_path / "empty").mkdir()
+    damaged = tmp_path / "damaged"
+    SentenceBert(tiny_bert, device="cpu").save_pretrained(damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:3000])
+    for more, message in (
+        ({"model_name_or_path": tmp_path / "empty"}, "no model folder"),
+        ({"model_name_or_path": damaged}, "damaged"),
+        ({"metric_for_best_model": "eval_accuracy"}, "eval_best_accuracy"),
+        ({"pooling_mode": "pooler", "max_length": 65}, "at most 64"),
+        ({"save_steps": 3}, "round multiple"),
+        ({"resume_from_checkpoint": tmp_path / "empty"}, "no checkpoint to resume from"),
+        ({"resume_from_checkpoint": "last"}, "no checkpoint under"),
+    ):
+        assert message in run_script("train.py", *options(tiny_bert, tmp_path, **more)).error

@@ -1,0 +1,94 @@
+import pytest
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from cosent import AnglELoss, CoSENTLoss, CosentTrainingArguments, UserError
+from cosent.training.arguments import DataArguments, LossArguments, ModelArguments
+
+CLASSIC = (
+    "--model_name_or_path=M --output_dir=output --train_data_path=T --eval_data_path=E --num_train_epochs=3 "
+    "--save_total_limit=5 --learning_rate=2e-5 --weight_decay=0.01 --warmup_ratio=0.01 --bf16=True "
+    "--eval_strategy=epoch --save_strategy=epoch --per_device_train_batch_size=64 --report_to=none "
+    "--remove_unused_columns=False --max_length=128"
+).split()
+
+
+def parse(*arguments):
+    parser = HfArgumentParser((ModelArguments, DataArguments, LossArguments, CosentTrainingArguments))
+    return parser.parse_args_into_dataclasses(list(arguments))
+
+
+def test_the_classic_command_line_parses_flag_by_flag():
+    model, data, loss, training = parse(*CLASSIC)
+    assert (model.model_name_or_path, model.max_length) == ("M", 128)
+    assert (data.train_data_path, data.eval_data_path) == ("T", "E")
+    assert (loss.loss, loss.scale) == ("cosent", 20.0)
+    assert (training.num_train_epochs, training.save_total_limit, training.learning_rate) == (3, 5, 2e-5)
+    assert (training.weight_decay, training.warmup_steps, training.bf16) == (0.01, 0.01, True)
+    assert (training.eval_strategy, training.save_strategy) == ("epoch", "epoch")
+    assert (training.per_device_train_batch_size, training.report_to) == (64, [])
+    assert training.remove_unused_columns is False
+
+
+@pytest.mark.parametrize(("text", "value"), [("False", False), ("false", False), ("0", False), ("True", True)])
+def test_a_flag_set_to_false_is_false(text, value):
+    model, _, _, training = parse(
+        "--model_name_or_path", "M", "--trust_remote_code", text, "--normalize_embeddings", text, "--bf16", text
+    )
+    assert (model.trust_remote_code, model.normalize_embeddings, training.bf16) == (value, value, value)
+
+
+def test_defaults():
+    model, data, loss, training = parse("--model_name_or_path", "M")
+    assert model.trust_remote_code is False
+    assert (model.pooling_mode, model.max_length, model.normalize_embeddings) == (None, None, None)
+    assert (training.remove_unused_columns, training.report_to) == (False, [])
+    assert (training.metric_for_best_model, training.greater_is_better) == ("eval_spearman", True)
+    assert (training.save_total_limit, training.load_best_model_at_end) == (2, True)
+    assert data.on_bad_rows == "error"
+    assert isinstance(loss.build(), CoSENTLoss)
+    assert training.use_cpu is not torch.accelerator.is_available()
+
+
+def test_the_loss_is_built_as_asked():
+    loss = parse("--model_name_or_path", "M", "--loss", "angle", "--scale", "30")[2].build()
+    assert isinstance(loss, AnglELoss)
+    assert loss.scale == 30
+
+
+def test_saving_follows_evaluating():
+    by_steps = CosentTrainingArguments(eval_strategy="steps", eval_steps=7)
+    assert (by_steps.save_strategy, by_steps.save_steps) == ("steps", 7)
+    never = CosentTrainingArguments(eval_strategy="no")
+    assert (never.save_strategy, never.load_best_model_at_end) == ("no", False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eval_strategy": "epoch", "save_strategy": "steps"}, "save and eval strategy to match"),
+        ({"eval_strategy": "steps", "eval_steps": 3, "save_steps": 5}, "round multiple"),
+        ({"eval_strategy": "sometimes"}, "sometimes"),
+        ({"warmup_ratio": 1.5}, "below 1"),
+        ({"warmup_ratio": 0.1, "warmup_steps": 5}, "takes the place of --warmup_steps"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused_before_anything_starts(options, message):
+    with pytest.raises(UserError, match=message):
+        CosentTrainingArguments(**options)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--text_columns", "only"], "must name two columns"), (["--eval_fraction", "1"], "below 1")],
+)
+def test_data_flags_are_checked(flags, message):
+    with pytest.raises(UserError, match=message):
+        parse("--model_name_or_path", "M", *flags)
+
+
+def test_several_visible_gpus_are_never_fed_by_data_parallel(monkeypatch):
+    args = CosentTrainingArguments()
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 8))
+    assert args.n_gpu == 1
+    assert args.train_batch_size == args.per_device_train_batch_size

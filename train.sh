@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Fine-tune an encoder. Without arguments: the bundled backbone on the sample data. Arguments go to scripts/train.py
+# and win over what is set here: bash train.sh --model_name_or_path hfl/chinese-macbert-large --train_data_path my.tsv
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+bash scripts/setup.sh
+
+# a config file stands alone
+if [ $# -eq 1 ] && [[ $1 == *.json || $1 == *.yaml || $1 == *.yml ]]; then
+    exec .venv/bin/python scripts/train.py "$1"
+fi
+flags=(--model_name_or_path models/all-MiniLM-L6-v2 --output_dir output)
+# the sample's own settings do not apply to other data
+if [[ " $*" != *" --train_data_path"* ]]; then
+    flags+=(--train_data_path data/train.txt --eval_data_path data/dev.txt --test_data_path data/test.txt)
+    flags+=(--positive_label_min 4 --learning_rate 5e-5 --per_device_train_batch_size 32 --num_train_epochs 4)
+fi
+exec .venv/bin/python scripts/train.py "${flags[@]}" "$@"
