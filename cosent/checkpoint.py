@@ -205,7 +205,9 @@ def _no_model(name: str) -> str:
     if path.is_file():
         return f"{name} is a file; give the folder of a model or a hub id"
     if path.is_dir():
-        return f"{name} holds neither config.json nor modules.json, so it is no model folder"
+        models = sorted(path.parent for path in path.glob("*/config.json"))
+        hint = f"; perhaps you mean {models[-1]}" if models else ""
+        return f"{name} holds neither config.json nor modules.json, so it is no model folder{hint}"
     if _looks_local(name):
         return f"{name} does not exist; give the folder of a model or a hub id"
     return (

@@ -34,10 +34,10 @@ def main() -> None:
     )
     transformers.set_seed(args.seed)
     args.output_dir, args.resume_from_checkpoint = run_folder(args, model_args.model_name_or_path)
-    model = SentenceBert(**vars(model_args))
+    model = SentenceBert(**vars(model_args), device=args.device)
     splits = load_splits(data_args, model, args.seed)
     if splits.eval is None and args.eval_strategy != "no":
-        raise UserError("there is no eval data: give --eval_data_path, a larger --eval_fraction, or --eval_strategy no")
+        raise UserError("there is no eval data: give --eval_data_path or --eval_fraction, or --eval_strategy no")
     describe(splits, model, args)
     before = score(model, splits, data_args, args)
     trainer = CosentTrainer(
@@ -54,15 +54,13 @@ def main() -> None:
     trainer.save_state()
     report_unordered(trainer.state.log_history)
     # what is measured from here on is the checkpoint as anybody will load it
-    best = SentenceBert(args.output_dir, device=args.device)
+    best = SentenceBert(args.output_dir, device=args.device, trust_remote_code=model_args.trust_remote_code)
     after = score(best, splits, data_args, args)
-    if "eval" in after:
-        trainer.save_metrics("eval", {f"eval_{key}": value for key, value in after["eval"].items()}, combined=False)
-    threshold = calibrate(args.output_dir, data_args, after.get("eval"))
-    if splits.test is not None:
-        after["test"] = score_one(best, splits.test, data_args, args, threshold)
-        trainer.save_metrics("test", {f"test_{key}": value for key, value in after["test"].items()}, combined=False)
-    conclude(args.output_dir, before, after, threshold)
+    for split, metrics in after.items():
+        trainer.save_metrics(split, {f"{split}_{name}": value for name, value in metrics.items()}, combined=False)
+    decision = calibrate(args.output_dir, data_args, after.get("eval"))
+    compare(before, after, args)
+    conclude(args.output_dir, decision)
 
 
 def run_folder(args: CosentTrainingArguments, model_name: str) -> tuple[str, str | None]:
@@ -99,9 +97,13 @@ def load_splits(data_args: DataArguments, model: SentenceBert, seed: int) -> Spl
     if held_out is None and data_args.eval_fraction:
         pairs = list(zip(train.records["text1"], train.records["text2"], strict=True))
         kept, out = split_by_component(pairs, data_args.eval_fraction, seed)
-        if len(out):
-            print(f"Holding out {len(out):,} of {len(train):,} training pairs, which share no text with the others")
-            train, held_out = train.select(kept), train.select(out)
+        if len(np.unique(train.labels[out])) < 2:
+            raise UserError(
+                f"the {len(out):,} pairs that could be held out do not differ in their labels, so they choose nothing: "
+                "give --eval_data_path, another --eval_fraction, or --eval_fraction 0 --eval_strategy no"
+            )
+        print(f"Holding out {len(out):,} of {len(train):,} training pairs, which share no text with the others")
+        train, held_out = train.select(kept), train.select(out)
     return Splits(train, held_out, load(data_args.test_data_path) if data_args.test_data_path else None)
 
 
@@ -139,29 +141,21 @@ def label_counts(labels: np.ndarray) -> str:
 def score(
     model: SentenceBert, splits: Splits, data_args: DataArguments, args: CosentTrainingArguments
 ) -> dict[str, dict[str, float]]:
-    """Metrics of the held-out splits that there are."""
-    held_out = {"eval": splits.eval, "test": splits.test}
-    return {name: score_one(model, pairs, data_args, args) for name, pairs in held_out.items() if pairs is not None}
+    """Metrics of the held-out splits that there are; the test data is decided by the eval data's best threshold."""
+    metrics: dict[str, dict[str, float]] = {}
+    for name, pairs in (("eval", splits.eval), ("test", splits.test)):
+        if pairs is not None:
+            metrics[name] = evaluate_pairs(
+                model,
+                pairs.tokens,
+                batch_size=args.per_device_eval_batch_size,
+                positive_label_min=data_args.positive_label_min,
+                threshold=metrics.get("eval", {}).get("best_threshold"),
+            ).metrics
+    return metrics
 
 
-def score_one(
-    model: SentenceBert,
-    pairs: PairDataset,
-    data_args: DataArguments,
-    args: CosentTrainingArguments,
-    threshold: float | None = None,
-) -> dict[str, float]:
-    """Metrics of one split."""
-    return evaluate_pairs(
-        model,
-        pairs.tokens,
-        batch_size=args.per_device_eval_batch_size,
-        positive_label_min=data_args.positive_label_min,
-        threshold=threshold,
-    ).metrics
-
-
-def calibrate(folder: str, data_args: DataArguments, metrics: dict[str, float] | None) -> float | None:
+def calibrate(folder: str, data_args: DataArguments, metrics: dict[str, float] | None) -> Decision | None:
     """Store the eval data's most accurate threshold in the checkpoint, where labels say what matches."""
     if metrics is None or "best_threshold" not in metrics:
         return None
@@ -174,7 +168,7 @@ def calibrate(folder: str, data_args: DataArguments, metrics: dict[str, float] |
         positive_label_min=data_args.positive_label_min,
     )
     store_decision(folder, decision)
-    return decision.threshold
+    return decision
 
 
 def report_unordered(log_history: list[dict[str, float]]) -> None:
@@ -185,28 +179,32 @@ def report_unordered(log_history: list[dict[str, float]]) -> None:
         print(f"{share:.1%} of batches held no two different labels and taught nothing; larger batches help")
 
 
-def conclude(
-    folder: str,
-    before: dict[str, dict[str, float]],
-    after: dict[str, dict[str, float]],
-    threshold: float | None,
+def compare(
+    before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], args: CosentTrainingArguments
 ) -> None:
-    """Print the scores before and after, and where the model is."""
-    print(f"\n{'':24}{'before':>10}{'after':>10}")
-    for split in after:
-        for metric in ("spearman", "pearson", "best_accuracy", "average_precision", "roc_auc"):
-            if metric in after[split]:
-                name = f"{split} {metric.replace('_', ' ')}"
-                print(f"{name:24}{before[split][metric]:10.4f}{after[split][metric]:10.4f}")
-    if threshold is not None:
-        print(f"\nThreshold {threshold:.4f} was chosen on the eval data and is stored.")
-    if "accuracy" in after.get("test", {}):
-        print(f"test accuracy at the stored threshold: {after['test']['accuracy']:.4f}")
+    """Print the scores of the untouched and of the trained model side by side."""
+    if not after:
+        return
+    print(f"\n{'':34}{'before':>10}{'after':>10}")
+    for split, metrics in after.items():
+        for metric in ("spearman", "pearson", "average_precision", "roc_auc", "best_accuracy", "accuracy"):
+            if metric in metrics:
+                name = {"accuracy": "accuracy by eval threshold"}.get(metric, metric.replace("_", " "))
+                print(f"{split + ' ' + name:34}{before[split][metric]:10.4f}{metrics[metric]:10.4f}")
+    metric = (args.metric_for_best_model or "").removeprefix("eval_")
+    if "eval" in after and after["eval"].get(metric, 0) < before["eval"].get(metric, 0):
+        print(f"\nBy the eval data's {metric} this model is no better than the untouched one.")
+
+
+def conclude(folder: str, decision: Decision | None) -> None:
+    """Say where the model is, and how to use it."""
+    if decision is not None:
+        print(f"\nTwo texts match from a cosine of {decision.threshold:.4f} on: the eval data's best, and stored.")
     print(f"\nThe model is in {folder}. To use it:\n")
     print("    from cosent import SentenceBert")
     print(f"    model = SentenceBert({json.dumps(folder)})")
     example = [("How do I reset my password?", "I forgot my password")]
-    print(f"    model.predict({example})" if threshold is not None else f"    model.encode({list(example[0])})")
+    print(f"    model.predict({example})" if decision is not None else f"    model.encode({list(example[0])})")
 
 
 if __name__ == "__main__":

@@ -80,6 +80,12 @@ def test_weights_are_safetensors_and_nothing_is_pickled(model, tmp_path):
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
 
 
+def test_a_folder_of_runs_names_a_run(model, tmp_path):
+    model.save_pretrained(tmp_path / "bert-20260101-000000")
+    with pytest.raises(CheckpointError, match="perhaps you mean .*bert-20260101-000000"):
+        SentenceBert(tmp_path)
+
+
 def test_what_is_no_checkpoint_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="neither config.json nor modules.json"):
         SentenceBert(tmp_path)

@@ -10,7 +10,7 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -47,6 +47,15 @@ class Pair:
     text1: str
     text2: str
     label: float
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The places or names of (text, text, label), the fields in a row by position, whether the first is a header."""
+
+    columns: list[int] | list[str]
+    width: int = 0
+    is_header: bool = False
 
 
 @dataclass
@@ -117,41 +126,38 @@ class PairReader:
         except _GZIP_ERRORS as error:
             raise DataError(f"{self.path} is damaged: {error}") from error
         if not self.report.num_rows:
-            raise DataError(f"{self.path} holds no rows")
+            raise DataError(f"{self.path} is empty: it holds no rows")
         if self.report.num_bad and self.on_bad_rows == "error":
-            raise DataError(f"{self.report}\nMend them, or leave them out with --on_bad_rows skip.")
+            header = "If line 1 is a header, name its columns with --text_columns and --label_column. "
+            hint = header if self.report.problems[0].startswith("line 1: label") else ""
+            raise DataError(f"{self.report}\n{hint}Mend them, or leave them out with --on_bad_rows skip.")
         if self.report.num_bad == self.report.num_rows:
             raise DataError(f"no row is left\n{self.report}")
 
     def _pairs(self, unit: str, rows: Iterator[RawRow]) -> Iterator[Pair]:
-        first = next(rows, None)
-        if first is None:
-            raise DataError(f"{self.path} is empty")
-        columns, width, is_header = self._find_columns(first[1])
-        for number, row in rows if is_header else _chain(first, rows):
-            self.report.num_rows += 1
-            problem = row if isinstance(row, str) else _missing(row, columns, width)
-            if problem is None:
-                try:
-                    yield _to_pair(*(row[column] for column in columns))  # type: ignore[index]
+        layout = None
+        for number, row in rows:
+            if layout is None and not isinstance(row, str):
+                layout = self._find_layout(row)
+                if layout.is_header:
                     continue
-                except ValueError as error:
-                    problem = str(error)
-            self.report.add_problem(unit, number, problem)
+            self.report.num_rows += 1
+            try:
+                yield _to_pair(row, layout)
+            except ValueError as error:
+                self.report.add_problem(unit, number, str(error))
 
-    def _find_columns(self, first: list[str] | dict[str, Any] | str) -> tuple[list[int] | list[str], int, bool]:
-        """The places or names of (text, text, label), the fields in a row, and whether `first` is a header."""
-        if isinstance(first, str):
-            raise DataError(f"{self.path}: the first row cannot be used: {first}")
+    def _find_layout(self, first: list[str] | dict[str, Any]) -> "_Layout":
+        """Where the two texts and the label stand, from the first row or header."""
         if isinstance(first, dict):
-            return self._match_names(list(first), required=True) or [], 0, False
-        positions = [*(self.text_columns or ()), *([self.label_column] if self.label_column else [])]
-        if positions and all(name.isdecimal() for name in positions):
-            return self._positions(len(first)), len(first), False
-        names = self._match_names(first, required=bool(positions))
+            return _Layout(self._match_names(list(first), required=True) or [])
+        declared = [*(self.text_columns or ()), *([self.label_column] if self.label_column else [])]
+        if declared and all(name.isdecimal() for name in declared):
+            return _Layout(self._positions(len(first)), len(first))
+        names = self._match_names(first, required=bool(declared))
         if names is not None:
-            return [first.index(name) for name in names], len(first), True
-        return [0, 1, 2], 3, False
+            return _Layout([first.index(name) for name in names], len(first), is_header=True)
+        return _Layout([0, 1, 2], width=3)
 
     def _positions(self, width: int) -> list[int]:
         columns = [int(name) for name in [*(self.text_columns or ("0", "1")), self.label_column or "2"]]
@@ -278,24 +284,19 @@ def _parquet_rows(path: Path) -> Iterator[RawRow]:
                 yield number, row
 
 
-def _chain(first: RawRow, rest: Iterable[RawRow]) -> Iterator[RawRow]:
-    yield first
-    yield from rest
-
-
 def _plain(name: str) -> str:
     return name.strip().casefold().replace("-", "_").replace(" ", "_")
 
 
-def _missing(row: list[str] | dict[str, Any], columns: list[int] | list[str], width: int) -> str | None:
-    """What keeps the columns from being looked up, if anything does."""
-    if isinstance(row, list):
-        return None if len(row) == width else f"{len(row)} columns, expected {width}"
-    missing = [str(column) for column in columns if column not in row]
-    return f"no {' and no '.join(map(repr, missing))}" if missing else None
-
-
-def _to_pair(text1: Any, text2: Any, label: Any) -> Pair:
+def _to_pair(row: list[str] | dict[str, Any] | str, layout: _Layout | None) -> Pair:
+    """A checked pair, or a ValueError that says what is wrong with the row."""
+    if isinstance(row, str) or layout is None:
+        raise ValueError(row)
+    if isinstance(row, list) and len(row) != layout.width:
+        raise ValueError(f"{len(row)} columns, expected {layout.width}")
+    if isinstance(row, dict) and not all(column in row for column in layout.columns):
+        raise ValueError(f"lacks {', '.join(repr(column) for column in layout.columns if column not in row)}")
+    text1, text2, label = (row[column] for column in layout.columns)  # type: ignore[index]
     return Pair(_to_text(text1, "first text"), _to_text(text2, "second text"), _to_label(label))
 
 

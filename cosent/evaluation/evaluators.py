@@ -12,6 +12,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cosent.errors import UserError
 from cosent.evaluation.metrics import BEST_DECISIONS, CORRELATIONS, best_decisions, correlations, decision
 from cosent.modeling import SentenceBert
 from cosent.similarity import pairwise_cosine
@@ -51,11 +52,16 @@ def evaluate_pairs(
     Returns:
         "n" pairs; the metrics of `correlations`; where labels say what matches, those of `best_decisions` and, with
         a threshold, of `decision`; "seconds", and "texts_per_second" of distinct texts embedded.
+
+    Raises:
+        UserError: if an embedding is not finite.
     """
     start = time.perf_counter()
     distinct, rows = _distinct_texts(tokens)  # rows: (n, 2) into the U distinct texts
     embeddings = model.encode_tokens(distinct, batch_size=batch_size, show_progress_bar=show_progress_bar)  # (U, D)
     scores = _score(embeddings, rows)
+    if not np.isfinite(scores).all():
+        raise UserError("the model's embeddings are not finite; if this is in training, lower the learning rate")
     labels = np.asarray(tokens.with_format("numpy")["labels"][:], dtype=np.float64)
     metrics: dict[str, float] = {"n": len(scores), **correlations(scores, labels)}
     matches = is_match(labels, positive_label_min)

@@ -63,6 +63,12 @@ def attainable_decisions(scores: ArrayLike, matches: ArrayLike) -> Decisions:
 
     Raises:
         ValueError: if the shapes differ, there are no scores, or one is not finite.
+
+    Example:
+        >>> decisions = attainable_decisions([0.9, 0.7, 0.7, 0.1], [True, True, False, False])
+        >>> accuracy, threshold = decisions.best(decisions.accuracy)
+        >>> print(f"{accuracy:.2f} at {threshold:.2f}")
+        0.75 at 0.80
     """
     scores = np.asarray(scores, dtype=np.float64)
     matches = np.asarray(matches, dtype=bool)

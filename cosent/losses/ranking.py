@@ -22,6 +22,12 @@ class CoSENTLoss(nn.Module):
     Raises:
         ValueError: if the scale is not above 0.
 
+    Example:
+        >>> embeddings = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[2.0, 0.0], [0.0, 3.0]]])  # (K=2, B=2, D=2)
+        >>> loss = CoSENTLoss(scale=2.0)(embeddings, torch.tensor([1.0, 0.0]))  # cosines 1 and 0
+        >>> print(f"{loss:.4f}")  # log(1 + exp(2 * (0 - 1)))
+        0.1269
+
     Reference: Huang et al., "CoSENT: Consistent Sentence Embedding via Similarity Ranking", 2024.
     """
 

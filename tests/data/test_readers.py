@@ -125,6 +125,20 @@ def test_bad_rows_are_named_and_skipped_only_when_asked(tmp_path, bad, message):
     assert (reader.report.num_rows, reader.report.num_bad) == (3, 1)
 
 
+@pytest.mark.parametrize("first", [b"\xff\xfe\n", b"only one\n"])
+def test_a_bad_first_row_is_a_bad_row_like_others(tmp_path, first):
+    (tmp_path / "a.tsv").write_bytes(first + b"x\ty\t1\n")
+    with pytest.raises(DataError, match="1 of 2 rows"):
+        read(tmp_path / "a.tsv")
+    assert read(tmp_path / "a.tsv", on_bad_rows="skip") == [Pair("x", "y", 1.0)]
+
+
+def test_a_header_of_unknown_names_is_suspected(tmp_path):
+    (tmp_path / "a.csv").write_text("left,right,grade\nx,y,1\n")
+    with pytest.raises(DataError, match="If line 1 is a header, name its columns with --text_columns"):
+        read(tmp_path / "a.csv")
+
+
 def test_only_the_first_bad_rows_are_shown_and_all_are_counted(tmp_path):
     (tmp_path / "a.tsv").write_text("a\tb\t1\n" + "bad\n" * 1000)
     with pytest.raises(DataError) as caught:
@@ -140,7 +154,7 @@ def test_only_the_first_bad_rows_are_shown_and_all_are_counted(tmp_path):
     [
         ("not json", "is not JSON"),
         ("[1, 2]", "is not a JSON object"),
-        ('{"text1": "a", "label": 1}', "no 'text2'"),
+        ('{"text1": "a", "label": 1}', "lacks 'text2'"),
         ('{"text1": null, "text2": "b", "label": 1}', "the first text is None"),
         ('{"text1": "a", "text2": "b", "label": null}', "label None is no number"),
     ],
@@ -163,7 +177,7 @@ def test_missing_values_in_parquet(tmp_path):
     [
         ("missing.tsv", None, "does not exist"),
         ("a.tsv", b"", "is empty"),
-        ("a.csv", b"text1,text2,label\n", "holds no rows"),
+        ("a.csv", b"text1,text2,label\n", "is empty: it holds no rows"),
         ("a.docx", b"x", "unknown kind"),
         ("a", b"x", "unknown kind"),
         ("a.tsv.gz", b"no gzip", "is damaged"),

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from cosent import load_pairs
+from cosent import UserError, load_pairs
 from cosent.evaluation.evaluators import evaluate_pairs, is_match, pair_metric_names
 from cosent.evaluation.metrics import DECISION
 from tests.conftest import DATA
@@ -69,6 +69,12 @@ def test_a_collapsed_model_has_no_correlation_and_no_skill(model, binary):
     assert math.isnan(found["spearman"])
     assert found["best_accuracy"] == max(np.mean(binary.labels), 1 - np.mean(binary.labels))
     assert found["roc_auc"] == 0.5
+
+
+def test_a_model_that_went_to_nan_is_an_error(model, binary):
+    next(model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        evaluate_pairs(model, binary.tokens)
 
 
 def test_what_counts_as_a_match():

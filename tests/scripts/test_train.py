@@ -53,6 +53,26 @@ def test_the_threshold_is_the_eval_datas_and_reproduces_its_accuracy(classic_run
     assert sum(right) / len(right) == pytest.approx(decision["value"])
 
 
+def table(done):
+    """The scores before and after training, by name."""
+    rows = re.findall(r"^((?:eval|test) [a-z ]+?) +(-?[\d.]+) +(-?[\d.]+)$", done.stdout, re.MULTILINE)
+    return {name: (float(before), float(after)) for name, before, after in rows}
+
+
+def test_it_compares_with_the_untouched_model(classic_run):
+    after = read_json(classic_run[1] / "test_results.json")
+    for name, key in (("test spearman", "test_spearman"), ("test accuracy by eval threshold", "test_accuracy")):
+        assert table(classic_run[0])[name][1] == pytest.approx(after[key], abs=5e-5)
+
+
+def test_a_model_that_got_worse_is_called_that(tiny_bert, tmp_path):
+    done = run_script("train.py", *options(tiny_bert, tmp_path, learning_rate=10, max_grad_norm=0))
+    assert done.status == 0, done.stderr
+    before, after = table(done)["eval spearman"]
+    assert after < before
+    assert "no better than the untouched one" in done.stdout
+
+
 def test_the_last_lines_use_the_model(classic_run):
     done, folder = classic_run
     lines = done.stdout.strip().splitlines()[-3:]
@@ -181,5 +201,7 @@ def test_other_mistakes_end_in_one_clear_line(tiny_bert, tmp_path):
         ({"save_steps": 3}, "round multiple"),
         ({"resume_from_checkpoint": tmp_path / "empty"}, "no checkpoint to resume from"),
         ({"resume_from_checkpoint": "last"}, "no checkpoint under"),
+        ({"eval_data_path": "", "eval_fraction": 0}, "there is no eval data"),
+        ({"eval_data_path": "", "eval_fraction": 0.003}, "choose nothing"),
     ):
         assert message in run_script("train.py", *options(tiny_bert, tmp_path, **more)).error
