@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Evaluate a model: bash test.sh [folder or hub id] [flags of scripts/test.py]. Default: the latest run, sample data.
+# Paths are relative to this folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 bash scripts/setup.sh
@@ -9,7 +10,7 @@ if [ $# -gt 0 ] && [[ $1 != --* ]]; then
     flags+=(--model_name_or_path "$1")
     shift
 elif [[ " $*" != *" --model_name_or_path"* ]]; then
-    latest=$(ls -td output/*/cosent_config.json 2>/dev/null | head -n 1)
+    latest=$(ls -t output/*/cosent_config.json output/cosent_config.json 2>/dev/null | head -n 1 || true)
     if [ -z "$latest" ]; then
         echo "error: there is no run under output/ yet; run train.sh, or name a model: bash test.sh FOLDER" >&2
         exit 1
@@ -19,4 +20,5 @@ fi
 if [[ " $*" != *" --test_data_path"* ]]; then
     flags+=(--test_data_path data/test.txt --positive_label_min 4)
 fi
-exec .venv/bin/python scripts/test.py "${flags[@]}" "$@"
+# before bash 4.4, which macOS still has, an empty array is an unset variable
+exec .venv/bin/python scripts/test.py ${flags[@]+"${flags[@]}"} "$@"

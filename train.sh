@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Fine-tune an encoder. Without arguments: the bundled backbone on the sample data. Arguments go to scripts/train.py
-# and win over what is set here: bash train.sh --model_name_or_path hfl/chinese-macbert-large --train_data_path my.tsv
+# and win over what is set here; paths are relative to this folder.
+#     bash train.sh --model_name_or_path hfl/chinese-macbert-large --train_data_path my.tsv
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 bash scripts/setup.sh
 
-# a config file stands alone
-if [ $# -eq 1 ] && [[ $1 == *.json || $1 == *.yaml || $1 == *.yml ]]; then
-    exec .venv/bin/python scripts/train.py "$1"
+# a config file comes first, and alone: it says everything itself
+if [[ ${1:-} == *.json || ${1:-} == *.yaml || ${1:-} == *.yml ]]; then
+    exec .venv/bin/python scripts/train.py "$@"
 fi
 flags=(--model_name_or_path models/all-MiniLM-L6-v2 --output_dir output)
 # the sample's own settings do not apply to other data

@@ -4,7 +4,7 @@ The files use sentence-transformers' older key names, which all its versions rea
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,9 +17,13 @@ from cosent.version import __version__
 
 PoolingMode = Literal["mean", "cls", "max", "last", "pooler", "first_last_avg", "last_avg"]
 
-# Our pooling modes that sentence-transformers has, by its names. The other modes are written under their own names,
-# which sentence-transformers refuses to load: an error there, not silently other embeddings.
-_ST_POOLING = {"mean": "mean", "last_avg": "mean", "cls": "cls", "max": "max", "last": "lasttoken"}
+# Our pooling modes that sentence-transformers has, and which of its keys says so. The other modes are written under
+# their own names, which sentence-transformers refuses to load: an error there, not silently other embeddings.
+_ST_POOLING = {"mean": "mean", "last_avg": "mean", "cls": "cls", "max": "max", "last": "last"}
+_ST_CONFIG_NAMES = [
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+]
 _ST_POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -95,30 +99,44 @@ def read_settings(model_name_or_path: str, revision: str | None = None) -> Setti
     modules = _read_json(model_name_or_path, "modules.json", revision) or []
     if config_at is None and not modules:
         raise CheckpointError(_no_model(model_name_or_path))
+    try:
+        settings = _read_modules(model_name_or_path, modules, revision)
+        prompts = _read_json(model_name_or_path, "config_sentence_transformers.json", revision) or {}
+        settings.prompts = prompts.get("prompts") or {}
+        settings.default_prompt_name = prompts.get("default_prompt_name")
+        ours = _read_json(model_name_or_path, "cosent_config.json", revision) or {}
+        settings.loss = ours.get("loss")
+        settings.decision = _read_decision(ours.get("decision"))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"a configuration file of {model_name_or_path} is not of the known form") from error
+    return settings
+
+
+def _read_modules(name: str, modules: list[dict[str, Any]], revision: str | None) -> Settings:
     settings = Settings()
     for module in modules:
         kind, path = module["type"].rsplit(".", 1)[-1], module["path"]
         if kind == "Transformer":
             settings.subfolder = path
-            config = _read_json(model_name_or_path, _join(path, "sentence_bert_config.json"), revision) or {}
+            configs = (_read_json(name, _join(path, filename), revision) for filename in _ST_CONFIG_NAMES)
+            config: dict[str, Any] = next((config for config in configs if config is not None), {})
             settings.max_length = config.get("max_seq_length")
             settings.lower_case = bool(config.get("do_lower_case"))
         elif kind == "Pooling":
-            config = _read_json(model_name_or_path, _join(path, "config.json"), revision) or {}
-            settings.pooling_mode = _pooling_mode(config, model_name_or_path)
+            config = _read_json(name, _join(path, "config.json"), revision) or {}
+            settings.pooling_mode = _pooling_mode(config, name)
         elif kind == "Normalize":
             settings.normalize_embeddings = True
         else:
-            raise CheckpointError(f"{model_name_or_path} has a {kind} module, which cosent cannot load")
+            raise CheckpointError(f"{name} has a {kind} module, which cosent cannot load")
     if modules:
         settings.normalize_embeddings = bool(settings.normalize_embeddings)
-    prompts = _read_json(model_name_or_path, "config_sentence_transformers.json", revision) or {}
-    settings.prompts = prompts.get("prompts") or {}
-    settings.default_prompt_name = prompts.get("default_prompt_name")
-    ours = _read_json(model_name_or_path, "cosent_config.json", revision) or {}
-    settings.loss = ours.get("loss")
-    settings.decision = Decision(**ours["decision"]) if ours.get("decision") else None
     return settings
+
+
+def _read_decision(stored: dict[str, Any] | None) -> Decision | None:
+    known = {item.name for item in fields(Decision)}  # a later version may store more
+    return Decision(**{name: value for name, value in stored.items() if name in known}) if stored else None
 
 
 def write_settings(folder: str | Path, settings: Settings, embedding_dim: int) -> None:
@@ -169,17 +187,6 @@ def write_settings(folder: str | Path, settings: Settings, embedding_dim: int) -
         },
     )
     (folder / "README.md").write_text(_model_card(settings, embedding_dim), encoding="utf-8")
-
-
-def store_decision(folder: str | Path, decision: Decision) -> None:
-    """Put a decision threshold into a checkpoint folder of ours, beside its weights.
-
-    Args:
-        folder: a folder that `SentenceBert.save_pretrained` wrote.
-        decision: the threshold and what it was calibrated on.
-    """
-    path = Path(folder) / "cosent_config.json"
-    _write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "decision": asdict(decision)})
 
 
 def _locate(model_name_or_path: str, filename: str, revision: str | None) -> str | None:
@@ -241,10 +248,9 @@ def _pooling_mode(config: dict[str, Any], name: str) -> PoolingMode:
 def _st_pooling(mode: PoolingMode | None, embedding_dim: int) -> dict[str, Any]:
     if mode not in _ST_POOLING:
         return {"word_embedding_dimension": embedding_dim, "pooling_mode": mode}
-    ours = "last" if mode == "last" else _ST_POOLING[mode]
     return {
         "word_embedding_dimension": embedding_dim,
-        **{key: name == ours for key, name in _ST_POOLING_KEYS.items()},
+        **{key: name == _ST_POOLING[mode] for key, name in _ST_POOLING_KEYS.items()},
         "include_prompt": True,
     }
 

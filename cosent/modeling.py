@@ -4,7 +4,7 @@ Shapes: N texts, T tokens of all texts one after the other, D dimensions, P pair
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -96,9 +96,12 @@ class SentenceBert(nn.Module):
         super().__init__()
         name = str(model_name_or_path)
         settings = read_settings(name, revision)
+        if pooling_mode not in (None, settings.pooling_mode):
+            settings.decision = None  # a threshold belongs to the embeddings that it was chosen for
         if pooling_mode is None and settings.pooling_mode is None:
             logger.info("%s does not say how to pool its tokens: taking their mean (pooling_mode='mean')", name)
         self.pooling_mode = _check_pooling(pooling_mode or settings.pooling_mode or "mean")
+        self._trust_remote_code = trust_remote_code
         hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         self.backbone = load_backbone(
             name,
@@ -118,6 +121,8 @@ class SentenceBert(nn.Module):
             )
         except (OSError, ValueError) as error:
             raise CheckpointError(f"the tokenizer of {tokenizer_name or name} cannot be loaded: {error}") from error
+        if len(self.tokenizer) <= len(set(self.tokenizer.all_special_tokens)):
+            raise CheckpointError(f"{tokenizer_name or name} holds no tokenizer: its vocabulary would be empty")
         self.max_length = _check_length(max_length, settings.max_length, self.tokenizer, self.backbone)
         self.normalize_embeddings = bool(
             settings.normalize_embeddings if normalize_embeddings is None else normalize_embeddings
@@ -162,18 +167,20 @@ class SentenceBert(nn.Module):
             embeddings = pooler(embeddings[:, None].to(states.dtype)).to(embeddings.dtype)
         return F.normalize(embeddings, dim=-1) if self.normalize_embeddings else embeddings
 
-    def tokenize(self, texts: list[str]) -> Tokens:
-        """Tokenise texts as this model reads them.
+    def prepare(self, texts: list[str], prompt: str | None = None) -> list[str]:
+        """Turn texts into what the tokenizer is given: behind their prompt, and lower-cased where the model wants it.
 
         Args:
             texts: N texts.
+            prompt: put in front of every text. None: the checkpoint's default prompt, where it has one.
 
         Returns:
-            Their tokens, flat.
+            N texts.
         """
-        if self.settings.lower_case:
-            texts = [text.lower() for text in texts]
-        return tokenize(self.tokenizer, texts, self.max_length)
+        if prompt is None and self.settings.default_prompt_name is not None:
+            prompt = self.settings.prompts[self.settings.default_prompt_name]
+        texts = [prompt + text for text in texts] if prompt else texts
+        return [text.lower() for text in texts] if self.settings.lower_case else texts
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: Tokens, *, batch_size: int = 64, show_progress_bar: bool = False) -> Tensor:
@@ -254,10 +261,8 @@ class SentenceBert(nn.Module):
 
     def _embed(self, texts: list[str], batch_size: int, show: bool | None = None, prompt: str | None = None) -> Tensor:
         """Embed each distinct text once; (N, D) float32 on the CPU."""
-        if prompt is None and self.settings.default_prompt_name is not None:
-            prompt = self.settings.prompts[self.settings.default_prompt_name]
         row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        tokens = self.tokenize([(prompt or "") + text for text in row])
+        tokens = tokenize(self.tokenizer, self.prepare(list(row), prompt), self.max_length)
         if show is None:
             show = len(row) > batch_size and is_watched()
         embeddings = self.encode_tokens(tokens, batch_size=batch_size, show_progress_bar=show)
@@ -276,7 +281,7 @@ class SentenceBert(nn.Module):
         return cosine_matrix(self._embeddings(a), self._embeddings(b))
 
     def predict(
-        self, pairs: Sequence[tuple[str, str]], *, threshold: float | None = None, batch_size: int = 64
+        self, pairs: Iterable[tuple[str, str]], *, threshold: float | None = None, batch_size: int = 64
     ) -> Prediction:
         """Score pairs of texts and decide which match.
 
@@ -295,6 +300,7 @@ class SentenceBert(nn.Module):
             if self.settings.decision is None:
                 raise ValueError("this checkpoint stores no threshold: give one, or train with labelled eval data")
             threshold = self.settings.decision.threshold
+        pairs = list(pairs)
         if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
             raise ValueError("pairs must be pairs of texts, like [('one text', 'another text')]")
         embeddings = self._embed(_check_texts([text for pair in pairs for text in pair]), batch_size)  # (2P, D)
@@ -310,6 +316,14 @@ class SentenceBert(nn.Module):
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.backbone.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        self.save_settings(folder)
+
+    def save_settings(self, folder: str | Path) -> None:
+        """Write everything but the weights and the tokenizer into a checkpoint folder.
+
+        Args:
+            folder: what `save_pretrained` made, of this very model.
+        """
         settings = replace(
             self.settings,
             pooling_mode=self.pooling_mode,
@@ -328,16 +342,20 @@ class SentenceBert(nn.Module):
         Raises:
             CheckpointError: if they cannot be loaded.
         """
-        saved = load_backbone(str(folder), dtype=self.backbone.dtype)
+        saved = load_backbone(str(folder), dtype=self.backbone.dtype, trust_remote_code=self._trust_remote_code)
         self.backbone.load_state_dict(saved.state_dict())
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Recompute activations in the backward pass; the Trainer calls this, with the backbone's own options."""
         self.backbone.activation_checkpointing_enable(**options)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's token embeddings; the Trainer asks for them to add NEFTune's noise."""
+        return self.backbone.get_input_embeddings()
+
     def _embeddings(self, texts_or_embeddings: Any) -> Tensor:
         if isinstance(texts_or_embeddings, Tensor):
-            return texts_or_embeddings.float()
+            return texts_or_embeddings.float().cpu()
         if isinstance(texts_or_embeddings, str):
             raise TypeError("similarity takes lists of texts; put a single text in a list")
         if not len(texts_or_embeddings) or isinstance(texts_or_embeddings[0], str):
@@ -400,8 +418,9 @@ def load_backbone(
             f"{name} lacks {len(missing)} weights of its encoder ({', '.join(missing[:3])}, ...), which would be "
             "random. Is it a checkpoint of another architecture, or, if these are the pooler's, one without a pooler?"
         )
-    if needs_pooler and getattr(backbone, "pooler", None) is None:
-        raise CheckpointError(f"{name} has no pooler; use another pooling_mode, cls perhaps")
+    if needs_pooler and isinstance(getattr(backbone, "pooler", None), (nn.Linear, type(None))):
+        # ALBERT's is a bare linear map, without the activation
+        raise CheckpointError(f"{name} has no pooler module of BERT's kind; use another pooling_mode, cls perhaps")
     return backbone
 
 

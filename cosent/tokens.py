@@ -46,7 +46,8 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: i
         max_length: tokens in a text at most, special tokens included.
 
     Returns:
-        The tokens of the N texts, in order.
+        The tokens of the N texts, in order. A text without any, such as "" for a tokenizer that adds no special
+        tokens, gets one that means nothing, so that it has an embedding.
     """
     if not texts:
         return Tokens(np.empty(0, np.int32), np.empty(0, np.int64))
@@ -59,8 +60,15 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: i
         return_token_type_ids=False,
         verbose=False,
     )["input_ids"]
+    if not all(rows):
+        rows = [row or [_stand_in(tokenizer)] for row in rows]
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     return Tokens(np.fromiter((i for row in rows for i in row), dtype=np.int32, count=lengths.sum()), lengths)
+
+
+def _stand_in(tokenizer: PreTrainedTokenizerBase) -> int:
+    candidates = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    return next((token_id for token_id in candidates if token_id is not None), 0)
 
 
 def is_truncated(tokenizer: PreTrainedTokenizerBase, texts: list[str], tokens: Tokens, max_length: int) -> list[bool]:

@@ -1,12 +1,15 @@
-"""What the scripts share: flags or a config file in, one clear line out when something is wrong."""
+"""What the scripts share: flags or a config file, in, one clear line out when something is wrong."""
 
+import json
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
+import yaml
 from transformers import HfArgumentParser
 
 from cosent.errors import UserError
@@ -14,17 +17,32 @@ from cosent.progress import is_watched
 
 
 def parse(*dataclasses: type) -> tuple[Any, ...]:
-    """Fill dataclasses from the command line, or from the one .json, .yaml or .yml file that is named there."""
+    """Fill dataclasses from flags; a .json, .yaml or .yml file may come first and stand for flags of its own."""
     parser = HfArgumentParser(dataclasses)  # type: ignore[arg-type]
     arguments = sys.argv[1:]
+    if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
+        arguments = [*flags_of(arguments[0]), *arguments[1:]]
     try:
-        if len(arguments) == 1 and arguments[0].endswith(".json"):
-            return parser.parse_json_file(arguments[0])
-        if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")):
-            return parser.parse_yaml_file(arguments[0])
-    except (FileNotFoundError, TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{arguments[0]}: {error}") from error
-    return parser.parse_args_into_dataclasses()
+        return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def flags_of(path: str) -> list[str]:
+    """A config file's settings as flags, so that they mean the same: YAML alone would read 2e-5 as a text."""
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML, too
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as settings: {error}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} must hold settings by name, got {type(settings).__name__}")
+    flags = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return flags
 
 
 def run(main: Callable[[], None]) -> None:

@@ -3,11 +3,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-python=${PYTHON:-$(command -v python3.11 || command -v python3)}
+python=${PYTHON:-$(command -v python3.11 || command -v python3 || true)}
 stamp=.venv/.set-up
 wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh | cksum)
 
-if [ ! -x .venv/bin/python ]; then
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    if [ -z "$python" ]; then
+        echo "error: there is no Python here; install Python 3.11, or name one: PYTHON=/path/to/python3.11" >&2
+        exit 1
+    fi
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cosent needs Python 3.11 or newer")'
     "$python" -m venv .venv
 fi

@@ -14,6 +14,9 @@ from cosent.evaluation.evaluators import PairEvaluation, evaluate_pairs
 from cosent.progress import is_watched
 from cosent.training.arguments import ModelArguments, ReadingArguments
 
+# what separates the fields and the lines of predictions.tsv becomes a space within a text
+_NO_SEPARATORS = str.maketrans("\t\r\n", "   ")
+
 
 @dataclass
 class TestArguments(ReadingArguments):
@@ -34,13 +37,7 @@ def main() -> None:
     """Load, score, print, write."""
     model_args, args = parse(ModelArguments, TestArguments)
     model = SentenceBert(**vars(model_args), device=None if args.device == "auto" else args.device)
-    pairs = load_pairs(
-        args.test_data_path,
-        model,
-        text_columns=args.text_column_pair,
-        label_column=args.label_column,
-        on_bad_rows=args.on_bad_rows,
-    )
+    pairs = load_pairs(args.test_data_path, model, **args.reading_options)
     decision = model.settings.decision
     threshold = decision.threshold if decision else None
     positive_label_min = args.positive_label_min
@@ -103,7 +100,7 @@ def write_predictions(path: Path, pairs: PairDataset, result: PairEvaluation, th
         print("text1", "text2", "label", "score", "decision", sep="\t", file=file)
         for row, score in zip(pairs.records, result.scores, strict=True):
             matched = "" if threshold is None else int(float(score) >= threshold)
-            texts = [" ".join(row[name].split()) for name in ("text1", "text2")]  # no tab or line break within
+            texts = [row[name].translate(_NO_SEPARATORS) for name in ("text1", "text2")]
             print(*texts, f"{row['label']:g}", f"{score:.6f}", matched, sep="\t", file=file)
 
 

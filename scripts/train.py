@@ -11,7 +11,7 @@ import transformers
 from command_line import parse, run
 
 from cosent import CosentTrainer, PairDataset, SentenceBert, load_pairs
-from cosent.checkpoint import Decision, store_decision
+from cosent.checkpoint import Decision
 from cosent.data.splits import split_by_component
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import evaluate_pairs
@@ -58,19 +58,22 @@ def main() -> None:
     after = score(best, splits, data_args, args)
     for split, metrics in after.items():
         trainer.save_metrics(split, {f"{split}_{name}": value for name, value in metrics.items()}, combined=False)
-    decision = calibrate(args.output_dir, data_args, after.get("eval"))
+    best.settings.decision = calibrate(data_args, after.get("eval"))
+    best.save_settings(args.output_dir)
     compare(before, after, args)
-    conclude(args.output_dir, decision)
+    conclude(args.output_dir, best.settings.decision)
 
 
 def run_folder(args: CosentTrainingArguments, model_name: str) -> tuple[str, str | None]:
     """Where this run goes, and the checkpoint that it goes on from: a resumed run stays in its folder."""
     resume = args.resume_from_checkpoint
     if resume and resume.lower() in ("true", "last"):
-        found = sorted(Path(args.output_dir).glob("**/checkpoint-*"), key=lambda path: path.stat().st_mtime)
+        # the state is written last: a checkpoint without one was interrupted
+        states = Path(args.output_dir).glob("**/checkpoint-*/trainer_state.json")
+        found = sorted(states, key=lambda path: path.stat().st_mtime)
         if not found:
             raise UserError(f"there is no checkpoint under {args.output_dir} to resume from")
-        resume = str(found[-1])
+        resume = str(found[-1].parent)
     if resume and not (Path(resume) / "trainer_state.json").is_file():
         raise UserError(f"{resume} is no checkpoint to resume from: it has no trainer_state.json")
     if resume:
@@ -83,17 +86,10 @@ def run_folder(args: CosentTrainingArguments, model_name: str) -> tuple[str, str
 def load_splits(data_args: DataArguments, model: SentenceBert, seed: int) -> Splits:
     """Read the files; without eval data, hold out training pairs that share no text with the others."""
 
-    def load(path: str) -> PairDataset:
-        return load_pairs(
-            path,
-            model,
-            text_columns=data_args.text_column_pair,
-            label_column=data_args.label_column,
-            on_bad_rows=data_args.on_bad_rows,
-        )
-
-    train = load(data_args.train_data_path)
-    held_out = load(data_args.eval_data_path) if data_args.eval_data_path else None
+    reading = data_args.reading_options
+    train = load_pairs(data_args.train_data_path, model, **reading)
+    held_out = load_pairs(data_args.eval_data_path, model, **reading) if data_args.eval_data_path else None
+    test = load_pairs(data_args.test_data_path, model, **reading) if data_args.test_data_path else None
     if held_out is None and data_args.eval_fraction:
         pairs = list(zip(train.records["text1"], train.records["text2"], strict=True))
         kept, out = split_by_component(pairs, data_args.eval_fraction, seed)
@@ -104,7 +100,7 @@ def load_splits(data_args: DataArguments, model: SentenceBert, seed: int) -> Spl
             )
         print(f"Holding out {len(out):,} of {len(train):,} training pairs, which share no text with the others")
         train, held_out = train.select(kept), train.select(out)
-    return Splits(train, held_out, load(data_args.test_data_path) if data_args.test_data_path else None)
+    return Splits(train, held_out, test)
 
 
 def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments) -> None:
@@ -155,11 +151,11 @@ def score(
     return metrics
 
 
-def calibrate(folder: str, data_args: DataArguments, metrics: dict[str, float] | None) -> Decision | None:
-    """Store the eval data's most accurate threshold in the checkpoint, where labels say what matches."""
+def calibrate(data_args: DataArguments, metrics: dict[str, float] | None) -> Decision | None:
+    """The eval data's most accurate threshold, where labels say what matches."""
     if metrics is None or "best_threshold" not in metrics:
         return None
-    decision = Decision(
+    return Decision(
         threshold=metrics["best_threshold"],
         metric="accuracy",
         value=metrics["best_accuracy"],
@@ -167,8 +163,6 @@ def calibrate(folder: str, data_args: DataArguments, metrics: dict[str, float] |
         num_pairs=int(metrics["n"]),
         positive_label_min=data_args.positive_label_min,
     )
-    store_decision(folder, decision)
-    return decision
 
 
 def report_unordered(log_history: list[dict[str, float]]) -> None:

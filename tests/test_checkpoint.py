@@ -6,9 +6,10 @@ import torch
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from transformers import AlbertConfig, AlbertModel
 
 from cosent import CheckpointError, SentenceBert
-from cosent.checkpoint import Decision, read_settings, store_decision
+from cosent.checkpoint import Decision, read_settings
 
 TEXTS = ["How do I reset my password?", "我要退款", "a", "refund " * 100]
 SAME = {"rtol": 1e-5, "atol": 1e-5}  # float32, batched differently
@@ -67,10 +68,72 @@ def test_loss_and_decision_travel_with_the_checkpoint(model, tmp_path):
     model.settings.loss = {"name": "CoSENTLoss", "scale": 20.0}
     model.save_pretrained(tmp_path)
     decision = Decision(0.1 + 0.2, "accuracy", 0.9, "dev.tsv", 100, positive_label_min=3.0)
-    store_decision(tmp_path, decision)
+    model.settings.decision = decision
+    model.save_settings(tmp_path)
+    assert "at least 0.3000" in (tmp_path / "README.md").read_text()
     settings = SentenceBert(tmp_path, device="cpu").settings
     assert settings.decision == decision  # to the last bit of the threshold
     assert settings.loss == {"name": "CoSENTLoss", "scale": 20.0}
+
+
+def test_a_decision_does_not_outlive_its_pooling_and_may_know_more_than_we_do(model, tmp_path):
+    model.settings.decision = Decision(0.5, "accuracy", 0.9, "dev.tsv", 100)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "cosent_config.json").read_text())
+    config["decision"]["from_a_later_version"] = 1
+    (tmp_path / "cosent_config.json").write_text(json.dumps(config))
+    assert SentenceBert(tmp_path, device="cpu").settings.decision == model.settings.decision
+    assert SentenceBert(tmp_path, pooling_mode="mean", device="cpu").settings.decision is not None
+    assert SentenceBert(tmp_path, pooling_mode="cls", device="cpu").settings.decision is None
+
+
+@pytest.mark.parametrize(
+    ("filename", "content"),
+    [
+        ("modules.json", {"a": 1}),
+        ("modules.json", [1]),
+        ("modules.json", [{"idx": 0}]),
+        ("1_Pooling/config.json", {"pooling_mode": 1}),
+        ("cosent_config.json", {"decision": 1}),
+        ("cosent_config.json", {"decision": {"threshold": 1}}),
+    ],
+)
+def test_a_configuration_of_another_form_is_one_clear_error(model, tmp_path, filename, content):
+    model.save_pretrained(tmp_path)
+    (tmp_path / filename).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="not of the known form"):
+        SentenceBert(tmp_path)
+
+
+def test_an_old_roberta_folder_keeps_its_length(model, tmp_path):
+    model.max_length = 9
+    model.save_pretrained(tmp_path)
+    (tmp_path / "sentence_bert_config.json").rename(tmp_path / "sentence_roberta_config.json")
+    assert SentenceBert(tmp_path, device="cpu").max_length == 9
+
+
+def test_a_folder_without_tokenizer_is_refused(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match="holds no tokenizer"):
+        SentenceBert(tmp_path)
+
+
+def test_a_pooler_of_another_kind_is_refused(tokenizer, tmp_path):
+    config = AlbertConfig(
+        vocab_size=len(tokenizer),
+        embedding_size=8,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+    )
+    AlbertModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert SentenceBert(tmp_path, device="cpu").encode(["a", "b"]).shape == (2, 8)
+    with pytest.raises(CheckpointError, match="no pooler module"):
+        SentenceBert(tmp_path, pooling_mode="pooler")
 
 
 def test_weights_are_safetensors_and_nothing_is_pickled(model, tmp_path):

@@ -27,6 +27,10 @@ def test_every_public_name_is_there_under_its_own_name():
         assert getattr(cosent, name).__name__ == name
 
 
+def test_names_complete_in_a_notebook():
+    assert set(cosent.__all__) <= set(dir(cosent))
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'CoSentLoss'"):
         cosent.CoSentLoss  # noqa: B018

@@ -136,6 +136,7 @@ def test_predict_scores_and_decides(model):
     with pytest.raises(ValueError, match="pairs of texts"):
         model.predict(["ab", "cd"], threshold=0.5)
     assert model.predict([], threshold=0.5).scores.shape == (0,)
+    assert model.predict(zip(["a", "b"], ["c", "d"], strict=True), threshold=0.5).scores.shape == (2,)
 
 
 def test_it_follows_to(model):

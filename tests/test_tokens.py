@@ -1,4 +1,7 @@
 import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from cosent.tokens import is_truncated, tokenize, tokenizer_digest
 
@@ -29,6 +32,14 @@ def test_no_texts(tokenizer):
     assert len(tokens) == 0
     assert tokens.split() == []
     assert tokens.text_ids().shape == (0,)
+
+
+def test_a_text_without_tokens_gets_one_that_means_nothing():
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"<eos>": 0, "refund": 1}, unk_token="<eos>")), eos_token="<eos>"
+    )
+    tokens = tokenize(plain, ["refund", "", "refund"], max_length=8)
+    assert [list(row) for row in tokens.split()] == [[1], [0], [1]]
 
 
 def test_digest_forgets_earlier_calls_but_not_the_vocabulary(tokenizer):

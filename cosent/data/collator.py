@@ -26,7 +26,7 @@ class TokenBatchCollator:
 
         Returns:
             "input_ids" (T,) int64, "lengths" (N,) int64, "text_ids" (N,) int64 and, where rows have them,
-            "labels" (B,).
+            "labels" (B,) float32.
         """
         lengths = np.array([example["lengths"] for example in examples])  # (B, K)
         text_ids = np.array([example["text_ids"] for example in examples])  # (B, K)
@@ -41,5 +41,5 @@ class TokenBatchCollator:
             "text_ids": torch.from_numpy(text_ids.T.reshape(-1)),
         }
         if "labels" in examples[0]:
-            batch["labels"] = torch.tensor([example["labels"] for example in examples])
+            batch["labels"] = torch.tensor([example["labels"] for example in examples], dtype=torch.float32)
         return batch

@@ -19,7 +19,7 @@ from pyarrow import compute
 from cosent.data.readers import OnBadRows, Pair, PairReader, ReadReport
 from cosent.errors import DataError
 from cosent.modeling import SentenceBert
-from cosent.tokens import is_truncated, tokenizer_digest
+from cosent.tokens import is_truncated, tokenize, tokenizer_digest
 
 _PAIR_SCHEMA = pa.schema([("text1", pa.string()), ("text2", pa.string()), ("label", pa.float64())])
 _TOKEN_FEATURES = Features(
@@ -27,7 +27,7 @@ _TOKEN_FEATURES = Features(
         "input_ids": ListOf(Value("int32")),
         "lengths": ListOf(Value("int32")),
         "text_ids": ListOf(Value("int64")),
-        "labels": Value("float32"),
+        "labels": Value("float64"),
         "truncated": Value("int8"),
     }
 )
@@ -124,11 +124,11 @@ def _to_arrow(pairs: Iterable[Pair]) -> tuple[Dataset, str]:
 
 
 def _tokenize(records: Dataset, digest: str, model: SentenceBert) -> Dataset:
-    limit, lower_case = model.max_length, model.settings.lower_case
+    limit = model.max_length
 
     def tokenize_rows(rows: dict[str, list]) -> pa.Table:
-        texts = [text for pair in zip(rows["text1"], rows["text2"], strict=True) for text in pair]  # N texts
-        tokens = model.tokenize(texts)
+        texts = model.prepare([text for pair in zip(rows["text1"], rows["text2"], strict=True) for text in pair])
+        tokens = tokenize(model.tokenizer, texts, limit)  # of N = 2 * rows texts
         cut = is_truncated(model.tokenizer, texts, tokens, limit)
         row_lengths = tokens.lengths.reshape(-1, 2).sum(1)
         pairs_at = np.arange(0, len(texts) + 1, 2, dtype=np.int32)
@@ -138,13 +138,13 @@ def _tokenize(records: Dataset, digest: str, model: SentenceBert) -> Dataset:
                 "input_ids": pa.ListArray.from_arrays(tokens_at, tokens.input_ids),
                 "lengths": pa.ListArray.from_arrays(pairs_at, tokens.lengths.astype(np.int32)),
                 "text_ids": pa.ListArray.from_arrays(pairs_at, tokens.text_ids()),
-                "labels": pa.array(rows["label"], pa.float32()),
+                "labels": pa.array(rows["label"], pa.float64()),
                 "truncated": pa.array(np.reshape(cut, (-1, 2)).sum(1).astype(np.int8)),
             }
         )
 
     # named by what the tokens depend on: the default name would hash the model's weights too
-    depends_on = repr((digest, tokenizer_digest(model.tokenizer), limit, lower_case))
+    depends_on = repr((digest, tokenizer_digest(model.tokenizer), limit, model.prepare(["Aa"])))
     return records.map(
         tokenize_rows,
         batched=True,

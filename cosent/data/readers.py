@@ -10,10 +10,10 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 from cosent.errors import DataError
 
@@ -35,6 +35,8 @@ LABEL_COLUMNS = ("label", "labels", "score", "similarity", "similarity_score", "
 _SHOWN_PROBLEMS = 5
 _GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 
+_Content = TypeVar("_Content", bytes, list[str])
+
 # A row as its format gives it: its place in the file (a line or row number, from 1), and its values by position or by
 # name, or a sentence that says why it has none.
 RawRow = tuple[int, list[str] | dict[str, Any] | str]
@@ -51,10 +53,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class _Layout:
-    """The places or names of (text, text, label), the fields in a row by position, whether the first is a header."""
+    """The places or names of (text, text, label); for places, how many fields a row has; whether it is a header."""
 
     columns: list[int] | list[str]
     width: int = 0
+    may_be_wider: bool = False
     is_header: bool = False
 
 
@@ -129,7 +132,7 @@ class PairReader:
             raise DataError(f"{self.path} is empty: it holds no rows")
         if self.report.num_bad and self.on_bad_rows == "error":
             header = "If line 1 is a header, name its columns with --text_columns and --label_column. "
-            hint = header if self.report.problems[0].startswith("line 1: label") else ""
+            hint = header if self.report.problems[0].startswith("line 1:") and not self.text_columns else ""
             raise DataError(f"{self.report}\n{hint}Mend them, or leave them out with --on_bad_rows skip.")
         if self.report.num_bad == self.report.num_rows:
             raise DataError(f"no row is left\n{self.report}")
@@ -137,35 +140,37 @@ class PairReader:
     def _pairs(self, unit: str, rows: Iterator[RawRow]) -> Iterator[Pair]:
         layout = None
         for number, row in rows:
-            if layout is None and not isinstance(row, str):
-                layout = self._find_layout(row)
+            if layout is None and isinstance(row, list):
+                layout = self._list_layout(row)
                 if layout.is_header:
                     continue
             self.report.num_rows += 1
             try:
+                if isinstance(row, dict):
+                    layout = layout or self._dict_layout(row)
                 yield _to_pair(row, layout)
             except ValueError as error:
                 self.report.add_problem(unit, number, str(error))
 
-    def _find_layout(self, first: list[str] | dict[str, Any]) -> "_Layout":
-        """Where the two texts and the label stand, from the first row or header."""
-        if isinstance(first, dict):
-            return _Layout(self._match_names(list(first), required=True) or [])
+    def _dict_layout(self, row: dict[str, Any]) -> "_Layout":
+        names = self._match_names(list(row))
+        if names is None:
+            raise ValueError(self._not_found(list(row)))
+        return _Layout(names)
+
+    def _list_layout(self, first: list[str]) -> "_Layout":
         declared = [*(self.text_columns or ()), *([self.label_column] if self.label_column else [])]
         if declared and all(name.isdecimal() for name in declared):
-            return _Layout(self._positions(len(first)), len(first))
-        names = self._match_names(first, required=bool(declared))
+            columns = [int(name) for name in [*(self.text_columns or ("0", "1")), self.label_column or "2"]]
+            return _Layout(columns, max(columns) + 1, may_be_wider=True)
+        names = self._match_names(first)
         if names is not None:
             return _Layout([first.index(name) for name in names], len(first), is_header=True)
+        if declared:
+            raise DataError(f"{self.path}: line 1 {self._not_found(first)}")
         return _Layout([0, 1, 2], width=3)
 
-    def _positions(self, width: int) -> list[int]:
-        columns = [int(name) for name in [*(self.text_columns or ("0", "1")), self.label_column or "2"]]
-        if max(columns) >= width:
-            raise DataError(f"{self.path} has {width} columns, so there is no column {max(columns)} (counted from 0)")
-        return columns
-
-    def _match_names(self, names: list[str], *, required: bool) -> list[str] | None:
+    def _match_names(self, names: list[str]) -> list[str] | None:
         """The names of (text, text, label) among `names`: the declared ones, else the ones in common use."""
         known = {_plain(name): name for name in names}
         texts = next((pair for pair in TEXT_COLUMNS if all(name in known for name in pair)), None)
@@ -174,14 +179,13 @@ class PairReader:
             *(self.text_columns or [known[name] for name in texts or ()]),
             *([self.label_column] if self.label_column else [known[label]] if label else []),
         ]
-        if len(found) == 3 and all(name in names for name in found):
-            return found
-        if required:
-            raise DataError(
-                f"{self.path} has the columns {', '.join(map(repr, names))}, among which the two texts and the label "
-                "are not found; name them with --text_columns and --label_column"
-            )
-        return None
+        return found if len(found) == 3 and all(name in names for name in found) else None
+
+    def _not_found(self, names: list[str]) -> str:
+        return (
+            f"has the columns {', '.join(map(repr, names))}, among which the two texts and the label are not found; "
+            "name them with --text_columns and --label_column"
+        )
 
 
 def _open_rows(path: Path) -> tuple[str, Iterator[RawRow]]:
@@ -207,44 +211,50 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str | None]]:
-    """Lines without their ends, None where a line is not UTF-8. Only a line feed ends a line: a text may hold the
-    other characters that `str.splitlines` would cut at. Empty lines at the end of the file are left out."""
-    empty = []  # numbers of empty lines, until a line with something follows
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines without their ends. Only a line feed ends a line: `str.splitlines` would cut at characters of the text."""
     with _open(path) as file:
-        for number, raw in enumerate(file, start=1):
-            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            raw = raw.rstrip(b"\r\n")
-            if not raw.strip():
-                empty.append(number)
-                continue
-            yield from ((n, "") for n in empty)
-            empty.clear()
-            try:
-                yield number, raw.decode("utf-8")
-            except UnicodeDecodeError:
-                yield number, None
+        for number, line in enumerate(file, start=1):
+            yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip(b"\r\n")
+
+
+def _without_blank_end(rows: Iterable[tuple[int, _Content]]) -> Iterator[tuple[int, _Content]]:
+    """Leave out blank lines at the end of a file; elsewhere they are rows, and bad ones."""
+    blank: list[tuple[int, _Content]] = []
+    for row in rows:
+        if row[1]:
+            yield from blank
+            blank.clear()
+            yield row
+        else:
+            blank.append(row)
 
 
 def _tsv_rows(path: Path) -> Iterator[RawRow]:
-    for number, line in _lines(path):
-        yield number, "is not UTF-8" if line is None else line.split("\t")
+    for number, line in _without_blank_end(_lines(path)):
+        try:
+            yield number, line.decode("utf-8").split("\t")
+        except UnicodeDecodeError:
+            yield number, "is not UTF-8"
 
 
 def _json_rows(path: Path) -> Iterator[RawRow]:
-    for number, line in _lines(path):
-        if line is None:
-            yield number, "is not UTF-8"
-            continue
+    for number, line in _without_blank_end(_lines(path)):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            yield number, f"is not JSON ({error.msg})"
-            continue
-        yield number, row if isinstance(row, dict) else "is not a JSON object"
+            row = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            yield number, "is not UTF-8"
+        except (ValueError, RecursionError) as error:
+            yield number, f"is not JSON ({error})"
+        else:
+            yield number, row if isinstance(row, dict) else "is not a JSON object"
 
 
 def _csv_rows(path: Path) -> Iterator[RawRow]:
+    yield from _without_blank_end(_csv_records(path))
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     # surrogates stand for bytes that are not UTF-8, so that only their own row is bad
     with _open(path) as file, io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
         csv.field_size_limit(2**31 - 1)
@@ -257,13 +267,6 @@ def _csv_rows(path: Path) -> Iterator[RawRow]:
                 raise DataError(f"{path}: line {number}: the quoting is broken ({error})") from error
             if row is None:
                 return
-            if not row:
-                continue
-            try:
-                "".join(row).encode("utf-8")
-            except UnicodeEncodeError:
-                yield number, "is not UTF-8"
-                continue
             yield number, row
 
 
@@ -274,14 +277,10 @@ def _parquet_rows(path: Path) -> Iterator[RawRow]:
     with _open(path) as file:
         try:
             table = parquet.ParquetFile(io.BytesIO(file.read()) if path.suffix == ".gz" else file)
-            batches = table.iter_batches()
-        except pyarrow.ArrowInvalid as error:
+            rows = (row for batch in table.iter_batches() for row in batch.to_pylist())
+            yield from enumerate(rows, start=1)
+        except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is damaged: {error}") from error
-        number = 0
-        for batch in batches:
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
 
 
 def _plain(name: str) -> str:
@@ -292,8 +291,8 @@ def _to_pair(row: list[str] | dict[str, Any] | str, layout: _Layout | None) -> P
     """A checked pair, or a ValueError that says what is wrong with the row."""
     if isinstance(row, str) or layout is None:
         raise ValueError(row)
-    if isinstance(row, list) and len(row) != layout.width:
-        raise ValueError(f"{len(row)} columns, expected {layout.width}")
+    if isinstance(row, list) and (len(row) < layout.width or len(row) > layout.width and not layout.may_be_wider):
+        raise ValueError(f"{len(row)} columns, expected {layout.width}{' or more' if layout.may_be_wider else ''}")
     if isinstance(row, dict) and not all(column in row for column in layout.columns):
         raise ValueError(f"lacks {', '.join(repr(column) for column in layout.columns if column not in row)}")
     text1, text2, label = (row[column] for column in layout.columns)  # type: ignore[index]
@@ -306,13 +305,17 @@ def _to_text(value: Any, name: str) -> str:
     text = value.strip()
     if not text:
         raise ValueError(f"the {name} is empty")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"the {name} is not UTF-8") from None
     return text
 
 
 def _to_label(value: Any) -> float:
     try:
         label = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"label {value!r} is no number") from None
     if not math.isfinite(label):
         raise ValueError(f"label {value!r} is not finite")

@@ -62,7 +62,7 @@ def evaluate_pairs(
     scores = _score(embeddings, rows)
     if not np.isfinite(scores).all():
         raise UserError("the model's embeddings are not finite; if this is in training, lower the learning rate")
-    labels = np.asarray(tokens.with_format("numpy")["labels"][:], dtype=np.float64)
+    labels = tokens.with_format("arrow")["labels"][:].to_numpy()  # float64: numpy's format would round to float32
     metrics: dict[str, float] = {"n": len(scores), **correlations(scores, labels)}
     matches = is_match(labels, positive_label_min)
     if matches is not None:

@@ -1,7 +1,7 @@
 """The command line's arguments; transformers' own keep their meaning."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -66,12 +66,10 @@ class ReadingArguments:
             raise UserError(f"--text_columns must name two columns, as in a,b; got {self.text_columns!r}")
 
     @property
-    def text_column_pair(self) -> tuple[str, str] | None:
-        """`text_columns` as two names."""
-        if self.text_columns is None:
-            return None
-        first, second = (name.strip() for name in self.text_columns.split(","))
-        return first, second
+    def reading_options(self) -> dict[str, Any]:
+        """The options of `load_pairs`."""
+        names = self.text_columns and tuple(name.strip() for name in self.text_columns.split(","))
+        return {"text_columns": names, "label_column": self.label_column, "on_bad_rows": self.on_bad_rows}
 
 
 @dataclass
@@ -106,6 +104,10 @@ class LossArguments:
         default="cosent", metadata={"help": "Ranking by cosine, or by AnglE's angle in complex space."}
     )
     scale: float = field(default=20.0, metadata={"help": "What scores are multiplied by: 1 / temperature."})
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise UserError(f"--scale must be above 0, got {self.scale}")
 
     def build(self) -> CoSENTLoss:
         """The loss itself."""
@@ -161,9 +163,11 @@ class CosentTrainingArguments(TrainingArguments):
         if self.save_strategy is None:
             self.save_strategy = self.eval_strategy
         if self.save_steps is None:
-            self.save_steps = self.eval_steps or 500
+            self.save_steps = self.eval_steps or self.logging_steps  # as the parent does for eval_steps
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
+            if self.early_stopping_patience is not None:
+                raise UserError("--early_stopping_patience needs evaluations: not --eval_strategy no")
         try:
             super().__post_init__()
         except ValueError as error:

@@ -71,6 +71,7 @@ class CosentTrainer(Trainer):
         self._statistics: dict[str, Tensor] = {}  # sums since the last log, kept on the device
         self._statistics_steps = 0
         model.settings.loss = {"name": type(loss).__name__, "scale": loss.scale}
+        model.settings.decision = None  # a threshold belongs to the weights that it was chosen for
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, as the parent does, once the metric for the best model is known to exist."""
@@ -81,6 +82,12 @@ class CosentTrainer(Trainer):
                 + ", ".join(f"eval_{name}" for name in self.eval_metric_names)
             )
         return super().train(*args, **kwargs)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, as the parent does; a `PairDataset` may be given, too."""
+        if isinstance(eval_dataset, PairDataset):
+            eval_dataset = eval_dataset.tokens
+        return super().evaluate(eval_dataset, *args, **kwargs)
 
     def compute_loss(
         self,

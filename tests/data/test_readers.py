@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 
 import pandas as pd
@@ -85,7 +86,7 @@ def test_declared_columns(tmp_path, content, options):
     ("content", "options", "message"),
     [
         ("a\tb\tc\n1\t2\t3\n", {"text_columns": ("a", "z")}, "columns 'a', 'b', 'c'.*--text_columns"),
-        ("a\tb\t1\n", {"text_columns": ("0", "7")}, "3 columns, so there is no column 7"),
+        ("a\tb\t1\n", {"text_columns": ("0", "7")}, "line 1: 3 columns, expected 8 or more"),
     ],
 )
 def test_columns_that_are_not_there(tmp_path, content, options, message):
@@ -110,6 +111,7 @@ BAD_LINES = [
     (b"a\tb\tnan\n", "line 2: label 'nan' is not finite"),
     (b"a\tb\tinf\n", "line 2: label 'inf' is not finite"),
     (b"\xff\xfe\tb\t1\n", "line 2: is not UTF-8"),
+    (b"\t\t\n", "line 2: the first text is empty"),
 ]
 
 
@@ -125,6 +127,37 @@ def test_bad_rows_are_named_and_skipped_only_when_asked(tmp_path, bad, message):
     assert (reader.report.num_rows, reader.report.num_bad) == (3, 1)
 
 
+def test_rows_of_nothing_but_separators_are_bad_rows_at_the_end_too(tmp_path):
+    (tmp_path / "a.tsv").write_text("x\ty\t1\n\t\t\n")
+    with pytest.raises(DataError, match="1 of 2 rows"):
+        read(tmp_path / "a.tsv")
+
+
+def test_blank_lines_in_csv_count_within_the_file_and_not_at_its_end(tmp_path):
+    (tmp_path / "a.csv").write_text("text1,text2,label\nx,y,1\n\np,q,0\n\n\n")
+    with pytest.raises(DataError, match="1 of 3 rows"):
+        read(tmp_path / "a.csv")
+
+
+def test_csv_rows_that_are_not_utf8(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"text1,text2,label\nx,y,1\n\xff,q,0\n")
+    with pytest.raises(DataError, match="line 3: the first text is not UTF-8"):
+        read(tmp_path / "a.csv")
+
+
+def test_a_first_json_row_that_lacks_a_column_is_a_bad_row_like_others(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{}\n{"text1": "x", "text2": "y", "label": 1}\n')
+    with pytest.raises(DataError, match="line 1: has the columns"):
+        read(tmp_path / "a.jsonl")
+    assert read(tmp_path / "a.jsonl", on_bad_rows="skip") == [Pair("x", "y", 1.0)]
+
+
+def test_positions_do_not_care_about_columns_behind_them(tmp_path):
+    (tmp_path / "a.tsv").write_text("x\ty\t1\tmore\nonly\np\tq\t0\n")
+    pairs = read(tmp_path / "a.tsv", text_columns=("0", "1"), on_bad_rows="skip")
+    assert pairs == [Pair("x", "y", 1.0), Pair("p", "q", 0.0)]
+
+
 @pytest.mark.parametrize("first", [b"\xff\xfe\n", b"only one\n"])
 def test_a_bad_first_row_is_a_bad_row_like_others(tmp_path, first):
     (tmp_path / "a.tsv").write_bytes(first + b"x\ty\t1\n")
@@ -133,8 +166,9 @@ def test_a_bad_first_row_is_a_bad_row_like_others(tmp_path, first):
     assert read(tmp_path / "a.tsv", on_bad_rows="skip") == [Pair("x", "y", 1.0)]
 
 
-def test_a_header_of_unknown_names_is_suspected(tmp_path):
-    (tmp_path / "a.csv").write_text("left,right,grade\nx,y,1\n")
+@pytest.mark.parametrize("header", ["left,right,grade\nx,y,1\n", "id,left,right,grade\n1,x,y,1\n"])
+def test_a_header_of_unknown_names_is_suspected(tmp_path, header):
+    (tmp_path / "a.csv").write_text(header)
     with pytest.raises(DataError, match="If line 1 is a header, name its columns with --text_columns"):
         read(tmp_path / "a.csv")
 
@@ -157,6 +191,10 @@ def test_only_the_first_bad_rows_are_shown_and_all_are_counted(tmp_path):
         ('{"text1": "a", "label": 1}', "lacks 'text2'"),
         ('{"text1": null, "text2": "b", "label": 1}', "the first text is None"),
         ('{"text1": "a", "text2": "b", "label": null}', "label None is no number"),
+        ('{"text1": "a", "text2": "b", "label": 1' + "0" * 400 + "}", "is no number"),
+        ('{"text1": "a", "text2": "b", "label": 1' + "0" * 5000 + "}", "is not JSON"),
+        ('{"text1": "a\\ud83d", "text2": "b", "label": 1}', "the first text is not UTF-8"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_bad_json_rows(tmp_path, row, message):
@@ -172,6 +210,15 @@ def test_missing_values_in_parquet(tmp_path):
         read(tmp_path / "a.parquet")
 
 
+def damaged_parquet():
+    """A table whose footer is whole and whose first data page is not."""
+    buffer = io.BytesIO()
+    pd.DataFrame({"text1": ["a" * 99], "text2": ["b" * 99], "label": [1.0]}).to_parquet(buffer)
+    content = bytearray(buffer.getvalue())
+    content[4:60] = b"\xff" * 56
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -183,6 +230,7 @@ def test_missing_values_in_parquet(tmp_path):
         ("a.tsv.gz", b"no gzip", "is damaged"),
         ("a.tsv.gz", gzip.compress(b"a\tb\t1\n" * 9999)[:-20], "is damaged"),
         ("a.parquet", b"no parquet", "is damaged"),
+        ("a.parquet", damaged_parquet(), "is damaged"),
         ("a.csv", b'text1,text2,label\n"open,b,1\n', "line 2: the quoting is broken"),
     ],
 )

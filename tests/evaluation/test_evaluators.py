@@ -51,9 +51,25 @@ def test_each_distinct_text_is_embedded_once(model, binary, monkeypatch):
         model, "encode_tokens", lambda tokens, **kw: seen.append(len(tokens)) or encode_tokens(tokens, **kw)
     )
     evaluate_pairs(model, binary.tokens)
-    distinct = {tuple(row) for row in model.tokenize([*binary.records["text1"], *binary.records["text2"]]).split()}
+    texts = [*binary.records["text1"], *binary.records["text2"]]
+    distinct = {tuple(row) for row in model.tokenizer(texts)["input_ids"]}
     assert seen == [len(distinct)]
     assert len(distinct) < 2 * len(binary)
+
+
+def test_a_default_prompt_counts_in_evaluation_as_it_does_in_use(model):
+    model.settings.prompts, model.settings.default_prompt_name = {"query": "怎么 "}, "query"
+    binary = load_pairs(DATA / "zh" / "dev.txt", model)
+    pairs = list(zip(binary.records["text1"], binary.records["text2"], strict=True))
+    scores = model.predict(pairs, threshold=0).scores
+    np.testing.assert_allclose(evaluate_pairs(model, binary.tokens).scores, scores, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [0.9, 3.8])
+def test_a_label_that_equals_the_minimum_is_a_match(model, tmp_path, limit):
+    (tmp_path / "a.tsv").write_text(f"refund\trefund\t{limit}\npassword\tcard\t0.2\n")
+    found = evaluate_pairs(model, load_pairs(tmp_path / "a.tsv", model).tokens, positive_label_min=limit).metrics
+    assert found["best_f1"] == 1.0
 
 
 def test_a_selection_of_rows_is_evaluated_alone(model, binary):

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from sentence_transformers.sentence_transformer.evaluation import BinaryClassificationEvaluator
@@ -79,9 +77,9 @@ def test_best_accuracy_equals_sentence_transformers(case):
 def test_a_million_pairs_are_no_hardship():
     rng = np.random.default_rng(0)
     scores, matches = rng.normal(size=1_000_000), rng.random(1_000_000) < 0.5
-    start = time.perf_counter()
-    attainable_decisions(scores, matches)
-    assert time.perf_counter() - start < 10  # far above the fraction of a second that it takes; quadratic would hang
+    decisions = attainable_decisions(scores, matches)  # quadratic time or memory would not come back
+    accuracy, threshold = decisions.best(decisions.accuracy)
+    assert np.mean((scores >= threshold) == matches) == accuracy
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,17 @@ def test_arguments_are_passed_on_and_win(tiny_bert, tmp_path):
     assert (tmp_path / "results" / "metrics.json").is_file()
 
 
+def test_without_a_run_it_says_so(tmp_path):
+    # a copy without an output folder, its environment set up already
+    for name in ("test.sh", "scripts", "data", ".venv", "models", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "test.sh").unlink()
+    (tmp_path / "test.sh").write_text((ROOT / "test.sh").read_text())
+    done = bash(tmp_path / "test.sh", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "there is no run under output/ yet" in done.stderr
+
+
 def test_a_failure_is_the_scripts_failure(tmp_path):
     done = bash("test.sh", tmp_path)
     assert done.returncode == 1

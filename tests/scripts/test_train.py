@@ -135,6 +135,18 @@ def test_a_config_file_stands_for_the_flags(tiny_bert, tmp_path, kind):
 def test_a_misspelt_setting_in_a_config_file_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("model_name_or_path: M\nlearningrate: 1\n")
     assert "learningrate" in run_script("train.py", tmp_path / "config.yaml").error
+    (tmp_path / "config.yaml").write_text("model_name_or_path: [")
+    assert "cannot be read as settings" in run_script("train.py", tmp_path / "config.yaml").error
+
+
+def test_flags_behind_a_config_file_win(tiny_bert, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model_name_or_path: {tiny_bert}\nlearning_rate: 2e-5\nmax_steps: 1\neval_strategy: 'no'\n")
+    flags = ["--train_data_path", TRAIN, "--output_dir", tmp_path, "--timestamp_output_dir", "False", "--scale", "7"]
+    done = run_script("train.py", config, *flags)
+    assert done.status == 0, done.stderr
+    assert "'learning_rate': '2e-05'" in done.stdout
+    assert read_json(tmp_path / "cosent_config.json")["loss"]["scale"] == 7
 
 
 def test_resuming_goes_on_in_its_folder_and_ends_at_the_same_model(tiny_bert, tmp_path):
@@ -142,8 +154,9 @@ def test_resuming_goes_on_in_its_folder_and_ends_at_the_same_model(tiny_bert, tm
     assert whole.status == 0, whole.stderr
     stopped = run_script("train.py", *options(tiny_bert, tmp_path / "resumed", max_steps=4))
     assert stopped.status == 0, stopped.stderr
-    checkpoint = tmp_path / "resumed" / "out" / "checkpoint-2"
-    resumed = run_script("train.py", *options(tiny_bert, tmp_path / "resumed", resume_from_checkpoint=checkpoint))
+    # as after a kill in the middle of saving checkpoint-4
+    (tmp_path / "resumed" / "out" / "checkpoint-4" / "trainer_state.json").unlink()
+    resumed = run_script("train.py", *options(tiny_bert, tmp_path / "resumed", resume_from_checkpoint="last"))
     assert resumed.status == 0, resumed.stderr
     assert f"The model is in {tmp_path / 'resumed' / 'out'}" in resumed.stdout
     one, two = (tmp_path / name / "out" / "model.safetensors" for name in ("whole", "resumed"))
@@ -199,6 +212,7 @@ def test_other_mistakes_end_in_one_clear_line(tiny_bert, tmp_path):
         ({"metric_for_best_model": "eval_accuracy"}, "eval_best_accuracy"),
         ({"pooling_mode": "pooler", "max_length": 65}, "at most 64"),
         ({"save_steps": 3}, "round multiple"),
+        ({"learningrate": 1}, "learningrate"),
         ({"resume_from_checkpoint": tmp_path / "empty"}, "no checkpoint to resume from"),
         ({"resume_from_checkpoint": "last"}, "no checkpoint under"),
         ({"eval_data_path": "", "eval_fraction": 0}, "there is no eval data"),

@@ -59,6 +59,8 @@ def test_the_loss_is_built_as_asked():
 def test_saving_follows_evaluating():
     by_steps = CosentTrainingArguments(eval_strategy="steps", eval_steps=7)
     assert (by_steps.save_strategy, by_steps.save_steps) == ("steps", 7)
+    by_default_steps = CosentTrainingArguments(eval_strategy="steps")
+    assert by_default_steps.save_steps == by_default_steps.eval_steps == by_default_steps.logging_steps
     never = CosentTrainingArguments(eval_strategy="no")
     assert (never.save_strategy, never.load_best_model_at_end) == ("no", False)
 
@@ -70,6 +72,7 @@ def test_saving_follows_evaluating():
         ({"eval_strategy": "steps", "eval_steps": 3, "save_steps": 5}, "round multiple"),
         ({"eval_strategy": "sometimes"}, "sometimes"),
         ({"warmup_ratio": 1.5}, "below 1"),
+        ({"eval_strategy": "no", "early_stopping_patience": 2}, "needs evaluations"),
         ({"warmup_ratio": 0.1, "warmup_steps": 5}, "takes the place of --warmup_steps"),
     ],
 )
@@ -80,7 +83,11 @@ def test_schedules_that_cannot_be_are_refused_before_anything_starts(options, me
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--text_columns", "only"], "must name two columns"), (["--eval_fraction", "1"], "below 1")],
+    [
+        (["--scale", "0"], "above 0"),
+        (["--text_columns", "only"], "must name two columns"),
+        (["--eval_fraction", "1"], "below 1"),
+    ],
 )
 def test_data_flags_are_checked(flags, message):
     with pytest.raises(UserError, match=message):

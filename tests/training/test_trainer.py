@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from cosent import CoSENTLoss, CosentTrainer, CosentTrainingArguments, SentenceBert, UserError, load_pairs
+from cosent import CoSENTLoss, CosentTrainer, CosentTrainingArguments, SentenceBert, UserError, load_pairs, modeling
+from cosent.checkpoint import Decision
 from tests.conftest import DATA
 
 BINARY = DATA / "zh" / "train.txt"
@@ -20,7 +21,7 @@ def pairs(model):
 def make_trainer(tiny_bert, pairs, tmp_path):
     """A trainer of the tiny model; its options are training arguments."""
 
-    def make(*, eval_dataset=True, callbacks=None, folder="run", **options):
+    def make(*, eval_dataset=True, callbacks=None, folder="run", model_path=tiny_bert, **options):
         settings = {
             "output_dir": str(tmp_path / folder),
             "per_device_train_batch_size": 8,
@@ -32,7 +33,7 @@ def make_trainer(tiny_bert, pairs, tmp_path):
             **options,
         }
         return CosentTrainer(
-            SentenceBert(tiny_bert, device="cpu"),
+            SentenceBert(model_path, device="cpu"),
             CosentTrainingArguments(**settings),
             CoSENTLoss(),
             train_dataset=pairs,
@@ -69,10 +70,10 @@ def test_it_learns_a_memorisable_set_and_moves_every_trainable_weight(make_train
         assert unmoved == (not parameter.requires_grad) or "key.bias" in name, name
 
 
-def test_one_step_is_one_step_of_plain_pytorch(make_trainer, pairs):
-    trainer = make_trainer(
-        eval_dataset=False, max_steps=1, optim="sgd", learning_rate=0.1, max_grad_norm=0.0, lr_scheduler_type="constant"
-    )
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_one_step_is_one_step_of_plain_pytorch(make_trainer, accumulation):
+    sgd = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+    trainer = make_trainer(eval_dataset=False, max_steps=1, gradient_accumulation_steps=accumulation, **sgd)
     seen = []
     step = trainer.compute_loss
     trainer.compute_loss = lambda model, inputs, **kw: (
@@ -80,12 +81,15 @@ def test_one_step_is_one_step_of_plain_pytorch(make_trainer, pairs):
     )
     reference = SentenceBert(trainer.model.backbone.name_or_path, device="cpu").train()
     trainer.train()
-    inputs, rng = seen[0]
-    torch.set_rng_state(rng)
-    embeddings = reference(inputs["input_ids"], inputs["lengths"])
-    loss = CoSENTLoss()(embeddings.view(2, 8, -1), inputs["labels"])
-    loss.backward()
-    assert losses(trainer) == pytest.approx([loss.item()])
+    assert len(seen) == accumulation
+    mean_loss = 0.0
+    for inputs, rng in seen:
+        torch.set_rng_state(rng)
+        embeddings = reference(inputs["input_ids"], inputs["lengths"])
+        loss = CoSENTLoss()(embeddings.view(2, 8, -1), inputs["labels"]) / accumulation
+        loss.backward()
+        mean_loss += loss.item()
+    assert losses(trainer) == pytest.approx([mean_loss])
     for (name, trained), plain in zip(trainer.model.named_parameters(), reference.parameters(), strict=True):
         expected = plain if plain.grad is None else plain - 0.1 * plain.grad
         torch.testing.assert_close(trained, expected, rtol=1e-6, atol=1e-6, msg=name)
@@ -142,7 +146,7 @@ def test_the_best_model_is_kept_and_loads_everywhere(make_trainer, tmp_path):
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) <= 2
 
 
-def test_the_best_model_of_a_resumed_run_is_not_the_model_that_it_started_from(make_trainer):
+def test_loading_the_best_model_loads_its_weights(make_trainer):
     trainer = make_trainer(num_train_epochs=2)
     trainer.train()
     best = weights(trainer.model)
@@ -150,6 +154,38 @@ def test_the_best_model_of_a_resumed_run_is_not_the_model_that_it_started_from(m
         parameter.data.zero_()
     trainer._load_best_model()
     assert all(torch.equal(best[key], value) for key, value in trainer.model.state_dict().items())
+
+
+def test_an_older_threshold_does_not_pass_to_other_weights(make_trainer, tiny_bert, tmp_path):
+    model = SentenceBert(tiny_bert, device="cpu")
+    model.settings.decision = Decision(0.77, "accuracy", 1.0, "old.tsv", 10)
+    model.save_pretrained(tmp_path / "old")
+    trainer = make_trainer(max_steps=1, eval_dataset=False, model_path=tmp_path / "old")
+    trainer.train()
+    trainer.save_model()
+    assert SentenceBert(tmp_path / "run", device="cpu").settings.decision is None
+
+
+def test_pair_datasets_can_be_evaluated_by_hand(make_trainer, pairs):
+    assert make_trainer().evaluate(pairs)["eval_n"] == 60
+
+
+def test_neftune_finds_the_embeddings_that_it_adds_noise_to(make_trainer):
+    plain = trained(make_trainer(max_steps=2))
+    noisy = trained(make_trainer(max_steps=2, neftune_noise_alpha=5))
+    assert losses(plain) != losses(noisy)
+
+
+def test_remote_code_that_was_allowed_stays_allowed(tiny_bert, monkeypatch, tmp_path):
+    asked = []
+    load = modeling.load_backbone
+    monkeypatch.setattr(
+        modeling, "load_backbone", lambda *a, **kw: asked.append(kw["trust_remote_code"]) or load(*a, **kw)
+    )
+    model = SentenceBert(tiny_bert, trust_remote_code=True, device="cpu")
+    model.save_pretrained(tmp_path)
+    model.load_weights(tmp_path)
+    assert asked == [True, True]
 
 
 def test_early_stopping(make_trainer):
