@@ -32,6 +32,6 @@ def test_the_seed_decides_the_weights(tmp_path):
     assert one == two != three
 
 
-def test_a_missing_corpus_is_named(tmp_path):
-    done = run_script("build_backbone.py", "--corpus=missing.txt", f"--output_dir={tmp_path}")
-    assert "missing.txt does not exist" in done.error
+def test_a_missing_corpus_is_named(error_of, tmp_path):
+    error = error_of("build_backbone.py", "--corpus=missing.txt", f"--output_dir={tmp_path}")
+    assert "missing.txt does not exist" in error

@@ -70,11 +70,11 @@ def test_an_untrained_model_has_no_threshold_and_graded_data_no_decisions(tiny_b
     assert "accuracy" not in metrics
 
 
-def test_mistakes_end_in_one_clear_line(classic_run, tmp_path):
+def test_mistakes_end_in_one_clear_line(error_of, classic_run, tmp_path):
     (tmp_path / "one.tsv").write_text("a\tb\t1\n")
     for flags, message in (
         ([f"--model_name_or_path={tmp_path}"], "no model folder"),
         ([f"--model_name_or_path={classic_run[1]}", "--test_data_path=missing.tsv"], "missing.tsv does not exist"),
         ([f"--model_name_or_path={classic_run[1]}", f"--test_data_path={tmp_path / 'one.tsv'}"], "every label is 1"),
     ):
-        assert message in run_script("test.py", *flags).error
+        assert message in error_of("test.py", *flags)

@@ -132,11 +132,11 @@ def test_a_config_file_stands_for_the_flags(tiny_bert, tmp_path, kind):
     assert SentenceBert(tmp_path / "out", device="cpu").pooling_mode == "cls"
 
 
-def test_a_misspelt_setting_in_a_config_file_is_named(tmp_path):
+def test_a_misspelt_setting_in_a_config_file_is_named(error_of, tmp_path):
     (tmp_path / "config.yaml").write_text("model_name_or_path: M\nlearningrate: 1\n")
-    assert "learningrate" in run_script("train.py", tmp_path / "config.yaml").error
+    assert "learningrate" in error_of("train.py", tmp_path / "config.yaml")
     (tmp_path / "config.yaml").write_text("model_name_or_path: [")
-    assert "cannot be read as settings" in run_script("train.py", tmp_path / "config.yaml").error
+    assert "cannot be read as settings" in error_of("train.py", tmp_path / "config.yaml")
 
 
 def test_flags_behind_a_config_file_win(tiny_bert, tmp_path):
@@ -182,11 +182,11 @@ def test_graded_labels_store_a_threshold_only_when_told_what_matches(tiny_bert, 
         ("a\tb\t1\n\td\t0\n", "line 2: the first text is empty"),
     ],
 )
-def test_bad_data_ends_in_one_clear_line(tiny_bert, tmp_path, content, message):
+def test_bad_data_ends_in_one_clear_line(error_of, tiny_bert, tmp_path, content, message):
     path = tmp_path / "train.tsv"
     if content is not None:
         path.write_text(content)
-    error = run_script("train.py", *options(tiny_bert, tmp_path, train_data_path=path)).error
+    error = error_of("train.py", *options(tiny_bert, tmp_path, train_data_path=path))
     assert message in error
     assert "train.tsv" in error
 
@@ -200,7 +200,7 @@ def test_bad_rows_are_skipped_and_counted_when_asked(tiny_bert, tmp_path):
     assert "1 bad rows left out" in done.stdout
 
 
-def test_other_mistakes_end_in_one_clear_line(tiny_bert, tmp_path):
+def test_other_mistakes_end_in_one_clear_line(error_of, tiny_bert, tmp_path):
     (tmp_path / "empty").mkdir()
     damaged = tmp_path / "damaged"
     SentenceBert(tiny_bert, device="cpu").save_pretrained(damaged)
@@ -218,4 +218,4 @@ def test_other_mistakes_end_in_one_clear_line(tiny_bert, tmp_path):
         ({"eval_data_path": "", "eval_fraction": 0}, "there is no eval data"),
         ({"eval_data_path": "", "eval_fraction": 0.003}, "choose nothing"),
     ):
-        assert message in run_script("train.py", *options(tiny_bert, tmp_path, **more)).error
+        assert message in error_of("train.py", *options(tiny_bert, tmp_path, **more))
