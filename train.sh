@@ -14,6 +14,6 @@ flags=(--model_name_or_path models/all-MiniLM-L6-v2 --output_dir output)
 # the sample's own settings do not apply to other data
 if [[ " $*" != *" --train_data_path"* ]]; then
     flags+=(--train_data_path data/train.txt --eval_data_path data/dev.txt --test_data_path data/test.txt)
-    flags+=(--positive_label_min 4 --learning_rate 5e-5 --per_device_train_batch_size 32 --num_train_epochs 4)
+    flags+=(--positive_label_min 4 --learning_rate 1e-4 --per_device_train_batch_size 32 --num_train_epochs 4)
 fi
 exec .venv/bin/python scripts/train.py "${flags[@]}" "$@"
