@@ -8,7 +8,7 @@ from cosent.version import __version__
 if TYPE_CHECKING:
     from cosent.data.datasets import PairDataset, load_pairs
     from cosent.errors import CheckpointError, DataError, UserError
-    from cosent.losses import AnglELoss, CoSENTLoss
+    from cosent.losses import AnglELoss, BatchHardTripletLoss, CoSENTLoss, InfoNCELoss
     from cosent.modeling import Prediction, SentenceBert
     from cosent.training.arguments import CosentTrainingArguments
     from cosent.training.trainer import CosentTrainer
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 # Each name is imported when it is first used, so that `import cosent` costs nothing.
 _HOME = {
     "AnglELoss": "cosent.losses",
+    "BatchHardTripletLoss": "cosent.losses",
     "CheckpointError": "cosent.errors",
     "CoSENTLoss": "cosent.losses",
     "CosentTrainer": "cosent.training.trainer",
     "CosentTrainingArguments": "cosent.training.arguments",
     "DataError": "cosent.errors",
+    "InfoNCELoss": "cosent.losses",
     "PairDataset": "cosent.data.datasets",
     "Prediction": "cosent.modeling",
     "SentenceBert": "cosent.modeling",
@@ -30,11 +32,13 @@ _HOME = {
 
 __all__ = [
     "AnglELoss",
+    "BatchHardTripletLoss",
     "CheckpointError",
     "CoSENTLoss",
     "CosentTrainer",
     "CosentTrainingArguments",
     "DataError",
+    "InfoNCELoss",
     "PairDataset",
     "Prediction",
     "SentenceBert",

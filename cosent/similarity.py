@@ -39,10 +39,32 @@ def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         ValueError: if the two are not matrices of equal width.
     """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"embeddings must have shapes (N, D) and (M, D), got {tuple(a.shape)} and {tuple(b.shape)}")
+    _check_matrices(a, b)
     with torch.autocast(a.device.type, enabled=False):  # as above
         return F.normalize(_at_least_float32(a), dim=-1) @ F.normalize(_at_least_float32(b), dim=-1).T
+
+
+def euclidean_matrix(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance of every row of `a` from every row of `b`, through one matrix product.
+
+    The gradient at a distance of 0 is 0.
+
+    Args:
+        a: (N, D) embeddings of any floating type.
+        b: (M, D) embeddings.
+
+    Returns:
+        (N, M) distances, float32 or float64.
+
+    Raises:
+        ValueError: if the two are not matrices of equal width.
+    """
+    _check_matrices(a, b)
+    with torch.autocast(a.device.type, enabled=False):  # as above
+        a, b = _at_least_float32(a), _at_least_float32(b)
+        squares = (a.square().sum(-1)[:, None] - 2 * (a @ b.T) + b.square().sum(-1)).clamp_min(0)
+        apart = squares > 0
+        return torch.where(apart, squares.masked_fill(~apart, 1).sqrt(), 0)
 
 
 def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
@@ -80,6 +102,11 @@ def _norms(a: Tensor, b: Tensor) -> Tensor:
     """(B,) products of the rows' lengths, kept above 0. One pass each: normalising first would copy both sides."""
     lengths = torch.linalg.vector_norm(a, dim=-1).clamp_min(1e-12), torch.linalg.vector_norm(b, dim=-1).clamp_min(1e-12)
     return lengths[0] * lengths[1]
+
+
+def _check_matrices(a: Tensor, b: Tensor) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"embeddings must have shapes (N, D) and (M, D), got {tuple(a.shape)} and {tuple(b.shape)}")
 
 
 def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

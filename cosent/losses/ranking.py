@@ -57,9 +57,11 @@ class CoSENTLoss(nn.Module):
         first, second = embeddings.unbind(0)  # its backward is one copy; that of two selections would be four
         return ranking_loss(self.scale * self.score(first, second), labels)
 
-    def statistics(self, labels: Tensor) -> dict[str, Tensor]:
-        """How much there was to learn from in a batch: see `ordered_pairs`."""
-        return ordered_pairs(labels)
+    def statistics(
+        self, embeddings: Tensor, labels: Tensor | None = None, text_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """How much there was to learn from in a batch: `ordered_pairs`; arguments as for `forward`."""
+        return ordered_pairs(_check_pairs(embeddings, labels))
 
 
 class AnglELoss(CoSENTLoss):

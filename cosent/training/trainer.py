@@ -14,7 +14,7 @@ from cosent.data.collator import TokenBatchCollator
 from cosent.data.datasets import PairDataset
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import evaluate_pairs, pair_metric_names
-from cosent.losses import CoSENTLoss
+from cosent.losses import Loss
 from cosent.modeling import SentenceBert
 from cosent.training.arguments import CosentTrainingArguments
 
@@ -45,7 +45,7 @@ class CosentTrainer(Trainer):
         self,
         model: SentenceBert,
         args: CosentTrainingArguments,
-        loss: CoSENTLoss,
+        loss: Loss,
         *,
         train_dataset: PairDataset | None = None,
         eval_dataset: PairDataset | None = None,
@@ -70,7 +70,8 @@ class CosentTrainer(Trainer):
         self._signature_columns: Any = ["input_ids", "lengths", "text_ids", "labels"]
         self._statistics: dict[str, Tensor] = {}  # sums since the last log, kept on the device
         self._statistics_steps = 0
-        model.settings.loss = {"name": type(loss).__name__, "scale": loss.scale}
+        options = {name: value for name, value in vars(loss).items() if name != "training" and name[0] != "_"}
+        model.settings.loss = {"name": type(loss).__name__, **options}
         model.settings.decision = None  # a threshold belongs to the weights that it was chosen for
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -97,10 +98,11 @@ class CosentTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Embed all columns of the batch in one forward and call the loss; see the parent for the arguments."""
-        labels = inputs["labels"]
+        labels, text_ids = inputs["labels"], inputs["text_ids"]
         embeddings = model(inputs["input_ids"], inputs["lengths"])  # (N, D)
-        loss = self.loss(embeddings.view(-1, len(labels), embeddings.shape[-1]), labels, inputs["text_ids"])
-        for name, value in self.loss.statistics(labels).items():
+        embeddings = embeddings.view(-1, len(labels), embeddings.shape[-1])  # (K, B, D)
+        loss = self.loss(embeddings, labels, text_ids)
+        for name, value in self.loss.statistics(embeddings.detach(), labels, text_ids).items():
             self._statistics[name] = self._statistics.get(name, torch.zeros_like(value)) + value
         self._statistics_steps += 1
         return (loss, embeddings) if return_outputs else loss

@@ -1,0 +1,125 @@
+"""Contrastive losses: a text should be nearer to its positive than to every other text of the batch.
+
+Shapes: K texts an example, B examples, N = K*B texts, D dimensions, M candidates.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cosent.similarity import cosine_matrix
+
+Negatives = Literal["targets", "all"]
+
+
+class InfoNCELoss(nn.Module):
+    """Mean over anchors of -log(exp(s * cos(a, p)) / sum over candidates c of exp(s * cos(a, c))).
+
+    With "targets" the anchors are the first texts, and the candidates all positives and hard negatives of the batch
+    (the form of the SimCSE paper). With "all" (NT-Xent) first and second texts are both anchors, and the candidates
+    are all other texts of the batch. A candidate that is the anchor's or the positive's own text under another
+    number, by its text id, is no negative: it is left out of the sum.
+
+    Args:
+        scale: what cosines are multiplied by, s above, the inverse of a temperature; above 0.
+        negatives: "targets" or "all".
+        symmetric: with "targets", also rank the first texts for each positive, and take the mean of both directions.
+
+    Raises:
+        ValueError: if the scale is not above 0, `negatives` is unknown, or "all" is asked to be symmetric, as it is.
+
+    Reference: van den Oord, Li and Vinyals, 2018, equation 4; Gao, Yao and Chen, "SimCSE", 2021, equations 1 and 5;
+        Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020, equation 1 ("all").
+    """
+
+    def __init__(self, scale: float = 20.0, negatives: Negatives = "targets", symmetric: bool = False):
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"scale must be above 0, got {scale}")
+        if negatives not in ("targets", "all"):
+            raise ValueError(f"negatives must be 'targets' or 'all', got {negatives!r}")
+        if symmetric and negatives == "all":
+            raise ValueError("negatives='all' goes both ways already; symmetric is for 'targets'")
+        self.scale = scale
+        self.negatives = negatives
+        self.symmetric = symmetric
+
+    def forward(self, embeddings: Tensor, labels: Tensor | None = None, text_ids: Tensor | None = None) -> Tensor:
+        """Compute the loss of one batch.
+
+        Args:
+            embeddings: (K, B, D), K >= 2: anchors, positives, then hard negatives. Unsupervised SimCSE embeds each
+                sentence twice under dropout, K = 2.
+            labels: not used.
+            text_ids: (N,) equal where texts are; None where no two texts are.
+
+        Returns:
+            Scalar, float32 (float64 for float64 embeddings).
+
+        Raises:
+            ValueError: if a shape is off.
+        """
+        ids = _check(embeddings, text_ids)
+        if self.negatives == "all":
+            return self._direction(*_all_to_all(embeddings, ids))
+        loss = self._direction(*_to_targets(embeddings, ids))
+        if not self.symmetric:
+            return loss
+        backward = embeddings[:2].flip(0), ids[:2].flip(0)  # positives look for first texts
+        return (loss + self._direction(*_to_targets(*backward))) / 2
+
+    def _direction(self, anchors: Tensor, candidates: Tensor, targets: Tensor, left_out: Tensor) -> Tensor:
+        scores = self.scale * cosine_matrix(anchors, candidates)  # (A, M) for A anchors
+        scores = scores.masked_fill(left_out, -torch.inf)
+        return F.cross_entropy(scores, targets, reduction="sum") / max(len(anchors), 1)
+
+    def statistics(
+        self, embeddings: Tensor, labels: Tensor | None = None, text_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What an anchor was compared with; arguments as for `forward`.
+
+        Returns:
+            Two 0-dimensional float32 tensors, means over anchors: "negatives", candidates other than the positive,
+            and "masked_negatives", those left out because their text is the anchor's or the positive's.
+        """
+        pick = _all_to_all if self.negatives == "all" else _to_targets
+        _, candidates, targets, left_out = pick(embeddings, _check(embeddings, text_ids))
+        itself = 1 if self.negatives == "all" else 0
+        masked = left_out.float().sum(1).mean() - itself
+        return {"negatives": len(candidates) - 1 - itself - masked, "masked_negatives": masked}
+
+
+def _to_targets(embeddings: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """First texts against all others: anchors (B, D), candidates (M, D), targets (B,), left out (B, M)."""
+    candidate_ids = ids[1:].reshape(-1)  # (M,), M = (K-1)*B
+    targets = torch.arange(ids.shape[1], device=ids.device)
+    left_out = (candidate_ids == ids[0, :, None]) | (candidate_ids == ids[1, :, None])
+    left_out[targets, targets] = False
+    return embeddings[0], embeddings[1:].flatten(0, 1), targets, left_out
+
+
+def _all_to_all(embeddings: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """First and second texts against all but themselves: anchors (2B, D), candidates (N, D), targets (2B,), (2B, N)."""
+    size = ids.shape[1]
+    anchors = torch.arange(2 * size, device=ids.device)
+    targets = anchors.roll(size)  # a first text's target is its second, and the other way round
+    flat = ids.reshape(-1)  # (N,)
+    left_out = (flat == flat[anchors, None]) | (flat == flat[targets, None])
+    left_out[anchors, targets] = False
+    left_out[anchors, anchors] = True
+    return embeddings[:2].flatten(0, 1), embeddings.flatten(0, 1), targets, left_out
+
+
+def _check(embeddings: Tensor, text_ids: Tensor | None) -> Tensor:
+    """The text ids as (K, B), or as many different ones."""
+    if embeddings.ndim != 3 or embeddings.shape[0] < 2:
+        fix = "; embed each sentence twice for unsupervised SimCSE" if embeddings.shape[0] == 1 else ""
+        raise ValueError(f"embeddings must have shape (K >= 2, B, D), got {tuple(embeddings.shape)}{fix}")
+    shape = embeddings.shape[:2]
+    if text_ids is None:
+        return torch.arange(shape.numel(), device=embeddings.device).view(shape)
+    if text_ids.shape != (shape.numel(),):
+        raise ValueError(f"text_ids must have shape ({shape.numel()},), got {tuple(text_ids.shape)}")
+    return text_ids.view(shape)

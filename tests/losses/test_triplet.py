@@ -1,0 +1,173 @@
+import math
+
+import pytest
+import torch
+from sentence_transformers.sentence_transformer import losses as peer_losses
+from sentence_transformers.sentence_transformer.losses import BatchHardTripletLossDistanceFunction as PeerDistance
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from cosent.losses.triplet import BatchHardTripletLoss
+from tests.losses.test_ranking import EXACT, PEER, loss_and_gradient
+
+MARGIN = 0.7
+
+
+def naive(embeddings, labels, distance, mining, soft_margin=False):
+    """The definitions, triplet by triplet."""
+    x, size = embeddings[0], len(labels)
+
+    def d(i, j):
+        if distance == "cosine":
+            return 1 - x[i] @ x[j] / (x[i].norm() * x[j].norm())
+        return (x[i] - x[j]).norm()
+
+    losses = []
+    for a in range(size):
+        positives = [p for p in range(size) if p != a and labels[p] == labels[a]]
+        negatives = [n for n in range(size) if labels[n] != labels[a]]
+        if not positives or not negatives:
+            continue
+        if mining == "hard":
+            gap = max(d(a, p) for p in positives) - min(d(a, n) for n in negatives)
+            losses.append(F.softplus(gap) if soft_margin else F.relu(MARGIN + gap))
+        for p in positives if mining != "hard" else ():
+            if mining == "semi_hard":
+                farther = [d(a, n) for n in negatives if d(a, n) > d(a, p)]
+                chosen = min(farther) if farther else max(d(a, n) for n in negatives)
+                losses.append(F.relu(MARGIN + d(a, p) - chosen))
+            else:
+                hinges = [MARGIN + d(a, p) - d(a, n) for n in negatives]
+                losses += [hinge for hinge in hinges if hinge > 0]
+    return sum(losses) / len(losses) if losses else embeddings.sum() * 0
+
+
+@pytest.mark.parametrize(
+    ("mining", "soft_margin"), [("hard", False), ("hard", True), ("semi_hard", False), ("all", False)]
+)
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 0, 1, 1], [0, 0, 1], [5, 5, 5, 2, 2, 9, 9, 9, 9, 2], [0, 1, 2], [3, 3, 3], [1], [0, 0, 0, 1, 2, 3, 3]],
+    ids=str,
+)
+def test_value_and_gradient_equal_the_naive_loops(mining, soft_margin, distance, labels):
+    torch.manual_seed(len(labels))
+    embeddings, labels = torch.randn(1, len(labels), 4, dtype=torch.float64), torch.tensor(labels)
+    loss = BatchHardTripletLoss(MARGIN, distance, soft_margin, mining=mining)
+    expected = loss_and_gradient(lambda e: naive(e, labels, distance, mining, soft_margin), embeddings)
+    assert_close(loss_and_gradient(loss, embeddings, labels), expected, **EXACT)
+
+
+PEERS = {
+    ("hard", False): peer_losses.BatchHardTripletLoss,
+    ("hard", True): peer_losses.BatchHardSoftMarginTripletLoss,
+    ("semi_hard", False): peer_losses.BatchSemiHardTripletLoss,
+    ("all", False): peer_losses.BatchAllTripletLoss,
+}
+
+
+@pytest.mark.parametrize(("mining", "soft_margin"), PEERS)
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_equals_sentence_transformers_where_every_anchor_is_valid(mining, soft_margin, distance):
+    torch.manual_seed(0)
+    embeddings, labels = torch.randn(1, 32, 8), torch.arange(32) % 4
+    metric = PeerDistance.cosine_distance if distance == "cosine" else PeerDistance.eucledian_distance
+    margin = {} if soft_margin else {"margin": MARGIN}
+    peer = PEERS[mining, soft_margin](model=None, distance_metric=metric, **margin)
+    expected = loss_and_gradient(lambda e: peer.compute_loss_from_embeddings([e[0]], labels), embeddings)
+    loss = BatchHardTripletLoss(MARGIN, distance, soft_margin, mining=mining)
+    assert_close(loss_and_gradient(loss, embeddings, labels), expected, **PEER)
+
+
+def test_hand_worked_example():
+    # on a line: class 0 at 0 and 1, class 1 at 3 and 5; margin 2: anchors' hinges 2+1-3, 2+1-2, 2+2-2, 2+2-4
+    embeddings = torch.tensor([[[0.0], [1.0], [3.0], [5.0]]])
+    labels = torch.tensor([0, 0, 1, 1])
+    assert BatchHardTripletLoss(margin=2.0)(embeddings, labels).item() == pytest.approx((0 + 1 + 2 + 0) / 4)
+    found = BatchHardTripletLoss(margin=2.0).statistics(embeddings, labels)
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(
+        {"hardest_positive": (1 + 1 + 2 + 2) / 4, "hardest_negative": (3 + 2 + 2 + 4) / 4, "active_triplets": 0.5}
+    )
+
+
+@pytest.mark.parametrize("mining", ["hard", "semi_hard", "all"])
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_collapsed_embeddings_have_the_margin_as_loss_and_finite_gradients(mining, distance):
+    embeddings = torch.ones(1, 6, 4)
+    value, gradient = loss_and_gradient(
+        BatchHardTripletLoss(MARGIN, distance, mining=mining), embeddings, torch.arange(6) % 2
+    )
+    assert value.item() == pytest.approx(MARGIN, abs=1e-3)  # float32 rounds 1 - cosine
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("mining", ["hard", "semi_hard", "all"])
+@pytest.mark.parametrize("labels", [[], [1], [1, 1], [1, 2]], ids=str)
+def test_no_valid_anchor_is_a_zero_on_the_graph(mining, labels):
+    labels = torch.tensor(labels, dtype=torch.int64)
+    loss = BatchHardTripletLoss(mining=mining)
+    value, gradient = loss_and_gradient(loss, torch.randn(1, len(labels), 4), labels)
+    assert value.item() == 0
+    assert gradient.abs().sum() == 0
+
+
+@pytest.mark.parametrize("mining", ["hard", "semi_hard", "all"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_raised_before_distances_are_taken(mining, dtype):
+    embeddings, labels = torch.randn(1, 12, 16).to(dtype), torch.arange(12) % 3
+    loss = BatchHardTripletLoss(mining=mining)
+    value, gradient = loss_and_gradient(loss, embeddings, labels)
+    assert value.dtype == torch.float32
+    assert gradient.dtype == dtype
+    assert_close(value, loss(embeddings.float(), labels))
+
+
+@pytest.mark.parametrize("mining", ["hard", "semi_hard", "all"])
+def test_no_tensor_has_a_third_axis_of_the_batch(mining):
+    size = 512
+    largest = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            largest.extend(t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor))
+            return out
+
+    embeddings = torch.randn(1, size, 8, requires_grad=True)
+    with Watch():
+        BatchHardTripletLoss(mining=mining)(embeddings, torch.arange(size) % 7).backward()
+    assert max(largest) <= size * (size + 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"distance": "manhattan"}, "got 'manhattan'"),
+        ({"mining": "easy"}, "got 'easy'"),
+        ({"soft_margin": True, "mining": "all"}, "goes with mining='hard'"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        BatchHardTripletLoss(**options)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "message"),
+    [
+        (torch.randn(2, 4, 2), torch.ones(4), r"shape \(1, B, D\), got \(2, 4, 2\)"),
+        (torch.randn(1, 4, 2), None, "needs class ids"),
+        (torch.randn(1, 4, 2), torch.ones(4, 1), "use labels.squeeze"),
+    ],
+)
+def test_wrong_shapes_are_named(embeddings, labels, message):
+    with pytest.raises(ValueError, match=message):
+        BatchHardTripletLoss()(embeddings, labels)
+
+
+def test_the_soft_margin_of_an_even_triplet_is_log_two():
+    # on a line: class 0 at 0 and 1, class 1 at 2; from 1, positive and negative are equally far
+    embeddings = torch.tensor([[[0.0], [1.0], [2.0]]])
+    loss = BatchHardTripletLoss(soft_margin=True)(embeddings, torch.tensor([0, 0, 1]))
+    assert loss.item() == pytest.approx((math.log1p(math.exp(1 - 2)) + math.log(2)) / 2)
