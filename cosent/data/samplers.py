@@ -1,0 +1,173 @@
+"""Which rows go together in a batch.
+
+Each sampler yields lists of row numbers, in another order every epoch, from a generator seeded by seed + epoch. It
+knows its length before it starts, and the same epoch always gives the same batches: a run can skip to its middle.
+
+Shapes: n rows, P classes and S rows of each in a batch.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosent.errors import DataError
+
+
+class ClassBatchSampler:
+    """P x S batches: several classes, and several rows of each.
+
+    Every epoch draws every row of a class with two rows or more. A class's rows are shuffled and dealt out in groups
+    of S; a last, short group is filled up with other rows of its class, and a class with fewer rows than S is one
+    group. A batch takes a group each of the P classes that have the most groups left, which gives the fewest batches
+    that can hold them all; where fewer classes have groups left, those that were drawn least help out with random
+    rows. Rows of classes with a single row have no positive and are left out: `num_singletons` counts them.
+
+    Args:
+        labels: (n,) the class of each row.
+        classes_per_batch: P, at least 2; all classes where there are fewer.
+        samples_per_class: S, at least 2.
+        seed: of the order.
+
+    Raises:
+        DataError: if fewer than two classes have two rows or more.
+        ValueError: if P or S is below 2.
+
+    Reference: Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, section 2.
+    """
+
+    def __init__(
+        self, labels: Sequence[Hashable], *, classes_per_batch: int = 4, samples_per_class: int = 8, seed: int = 0
+    ):
+        if classes_per_batch < 2 or samples_per_class < 2:
+            raise ValueError(
+                f"a batch needs 2 classes and 2 rows of each at least, got {classes_per_batch} and {samples_per_class}"
+            )
+        rows: dict[Hashable, list[int]] = defaultdict(list)
+        for row, label in enumerate(labels):
+            rows[label].append(row)
+        self.num_singletons = sum(len(group) == 1 for group in rows.values())
+        self._rows = [np.array(group) for group in rows.values() if len(group) > 1]
+        if len(self._rows) < 2:
+            raise DataError(f"{len(self._rows)} classes have two rows or more; batches need at least two such classes")
+        self.classes_per_batch = min(classes_per_batch, len(self._rows))
+        self.samples_per_class = samples_per_class
+        self.batch_size = self.classes_per_batch * samples_per_class
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        groups = [-(-len(rows) // self.samples_per_class) for rows in self._rows]
+        return max(max(groups), -(-sum(groups) // self.classes_per_batch))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng(self.seed + self.epoch)
+        groups = [self._deal(rows, rng) for rows in self._rows]
+        drawn = np.zeros(len(groups))
+        batches = []
+        # classes by groups left, most first; the second number breaks ties at random
+        heap = [(-len(left), rng.random(), c) for c, left in enumerate(groups)]
+        heapq.heapify(heap)
+        while heap:
+            chosen = [heapq.heappop(heap)[2] for _ in range(min(self.classes_per_batch, len(heap)))]
+            batch = [groups[c].pop() for c in chosen]
+            for c in chosen:
+                if groups[c]:
+                    heapq.heappush(heap, (-len(groups[c]), rng.random(), c))
+            helpers = self._least_drawn(drawn, chosen, rng)
+            batch += [self._some(self._rows[c], self.samples_per_class, rng) for c in helpers]
+            drawn[[*chosen, *helpers]] += 1
+            batches.append(np.concatenate(batch).tolist())
+        yield from (batches[i] for i in rng.permutation(len(batches)))
+
+    def _deal(self, rows: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """All rows of a class in groups of S, or of all its rows where they are fewer."""
+        shuffled = rng.permutation(rows)
+        groups = [shuffled[i : i + self.samples_per_class] for i in range(0, len(rows), self.samples_per_class)]
+        lacking = min(self.samples_per_class, len(rows)) - len(groups[-1])
+        if lacking:
+            others = shuffled[: len(rows) - len(groups[-1])]
+            groups[-1] = np.concatenate([groups[-1], self._some(others, lacking, rng)])
+        return groups
+
+    def _least_drawn(self, drawn: NDArray, chosen: list[int], rng: np.random.Generator) -> list[int]:
+        lacking = self.classes_per_batch - len(chosen)
+        if not lacking:
+            return []
+        priority = drawn + rng.random(len(drawn))
+        priority[chosen] = np.inf
+        return np.argpartition(priority, lacking - 1)[:lacking].tolist()
+
+    @staticmethod
+    def _some(rows: NDArray[np.int64], number: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        return rng.choice(rows, min(number, len(rows)), replace=False)
+
+
+class DistinctTextBatchSampler:
+    """Batches in which no text occurs in two rows, so that no row's positive is another row's negative.
+
+    A row that clashes goes to a later batch: the first that has room and none of its texts. Rows are placed in one
+    pass, in random order. A row that no batch is left for sits the epoch out, others each time: those of a text that
+    occurs in more rows than there are batches, and at the end perhaps one more. `num_unplaced` counts them.
+
+    Args:
+        text_ids: (n, K) ids that are equal where texts are.
+        batch_size: rows in a batch at most.
+        seed: of the order.
+        drop_last: leave out what does not fill a batch.
+
+    Raises:
+        DataError: if there are fewer rows than one batch, and they are to be dropped.
+    """
+
+    def __init__(self, text_ids: NDArray[np.int64], *, batch_size: int, seed: int = 0, drop_last: bool = False):
+        self.text_ids = text_ids
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.seed = seed
+        self.epoch = 0
+        self.num_unplaced = 0
+        if not len(self):
+            raise DataError(f"{len(text_ids)} rows do not fill a batch of {batch_size}; there would be no step")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.text_ids), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng(self.seed + self.epoch)
+        batches: list[list[int]] = [[] for _ in range(len(self))]
+        room = list(
+            range(len(self) + 1)
+        )  # room[b]: a batch at or behind b that may have room; the last stands for none
+        earliest: dict[int, int] = {}  # the first batch that a text has not been in
+        self.num_unplaced = 0
+        for row in rng.permutation(len(self.text_ids)).tolist():
+            texts = set(self.text_ids[row].tolist())
+            batch = _find(room, max(earliest.get(text, 0) for text in texts))
+            if batch == len(batches):
+                self.num_unplaced += 1
+                continue
+            batches[batch].append(row)
+            if len(batches[batch]) == self.batch_size:
+                room[batch] = batch + 1
+            earliest.update(dict.fromkeys(texts, batch + 1))
+        yield from (batches[i] for i in rng.permutation(len(batches)))
+
+
+def _find(room: list[int], batch: int) -> int:
+    """The first batch with room at or behind one, halving the way for later look-ups."""
+    while room[batch] != batch:
+        room[batch] = room[room[batch]]
+        batch = room[batch]
+    return batch
