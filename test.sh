@@ -9,7 +9,7 @@ flags=()
 if [ $# -gt 0 ] && [[ $1 != --* ]]; then
     flags+=(--model_name_or_path "$1")
     shift
-elif [[ " $*" != *" --model_name_or_path"* ]]; then
+elif [[ " $*" != *" --model_name_or_path"* && " $*" != *" --model-name-or-path"* ]]; then
     latest=$(ls -t output/*/cosent_config.json output/cosent_config.json 2>/dev/null | head -n 1 || true)
     if [ -z "$latest" ]; then
         echo "error: there is no run under output/ yet; run train.sh, or name a model: bash test.sh FOLDER" >&2
@@ -17,7 +17,8 @@ elif [[ " $*" != *" --model_name_or_path"* ]]; then
     fi
     flags+=(--model_name_or_path "$(dirname "$latest")")
 fi
-if [[ " $*" != *" --test_data_path"* ]]; then
+if [[ " $*" != *" --test_data_path"* && " $*" != *" --test-data-path"* ]]; then
+    echo "Testing on the sample data; --test_data_path names your own"
     flags+=(--test_data_path data/test.txt --positive_label_min 4)
 fi
 # before bash 4.4, which macOS still has, an empty array is an unset variable

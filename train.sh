@@ -12,7 +12,7 @@ if [[ ${1:-} == *.json || ${1:-} == *.yaml || ${1:-} == *.yml ]]; then
 fi
 flags=(--model_name_or_path models/all-MiniLM-L6-v2 --output_dir output)
 # the sample's own settings do not apply to other data
-if [[ " $*" != *" --train_data_path"* ]]; then
+if [[ " $*" != *" --train_data_path"* && " $*" != *" --train-data-path"* ]]; then
     flags+=(--train_data_path data/train.txt --eval_data_path data/dev.txt --test_data_path data/test.txt)
     flags+=(--positive_label_min 4 --learning_rate 1e-4 --per_device_train_batch_size 32 --num_train_epochs 4)
 fi

@@ -4,6 +4,7 @@ The files use sentence-transformers' older key names, which all its versions rea
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +15,8 @@ from transformers.utils import cached_file
 
 from cosent.errors import CheckpointError
 from cosent.version import __version__
+
+logger = logging.getLogger(__name__)
 
 PoolingMode = Literal["mean", "cls", "max", "last", "pooler", "first_last_avg", "last_avg"]
 
@@ -95,6 +98,8 @@ def read_settings(model_name_or_path: str, revision: str | None = None) -> Setti
     Raises:
         CheckpointError: if there is no model, a file is damaged, or a module is not one that we can reproduce.
     """
+    if not Path(model_name_or_path).is_dir():
+        logger.info("%s is no folder here: asking the hub", model_name_or_path)
     config_at = _locate(model_name_or_path, "config.json", revision)
     modules = _read_json(model_name_or_path, "modules.json", revision) or []
     if config_at is None and not modules:

@@ -132,7 +132,10 @@ class SentenceBert(nn.Module):
             # it stays in the checkpoint, where loaders look for it, but neither gradient nor decay may reach it
             self.backbone.pooler.requires_grad_(False)
         self.eval()
-        self.to(device if device is not None else _default_device())
+        try:
+            self.to(device if device is not None else _default_device())
+        except (AssertionError, RuntimeError) as error:
+            raise UserError(f"device {device} cannot be used: {error}") from error
 
     @classmethod
     def from_pretrained(cls, model_name_or_path: str | Path, **options: Any) -> "SentenceBert":
@@ -197,6 +200,8 @@ class SentenceBert(nn.Module):
         Returns:
             (N, D) float32 embeddings on the CPU, in the order given.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         out = torch.empty(len(tokens), self.embedding_dim, dtype=torch.float32)
         order = np.argsort(-tokens.lengths, kind="stable")
         rows = tokens.split()
@@ -300,12 +305,14 @@ class SentenceBert(nn.Module):
             if self.settings.decision is None:
                 raise ValueError("this checkpoint stores no threshold: give one, or train with labelled eval data")
             threshold = self.settings.decision.threshold
+        if not np.isfinite(float(threshold)):
+            raise ValueError(f"threshold must be a finite number, got {threshold}")
         pairs = list(pairs)
-        if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
             raise ValueError("pairs must be pairs of texts, like [('one text', 'another text')]")
         embeddings = self._embed(_check_texts([text for pair in pairs for text in pair]), batch_size)  # (2P, D)
         scores = pairwise_cosine(embeddings[0::2], embeddings[1::2]).numpy()
-        return Prediction(scores, scores.astype(np.float64) >= threshold)
+        return Prediction(scores, scores.astype(np.float64) >= float(threshold))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a complete sentence-transformers folder, with `cosent_config.json` beside it.
@@ -317,6 +324,8 @@ class SentenceBert(nn.Module):
         self.backbone.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.save_settings(folder)
+        for weights in Path(folder).glob("*.safetensors"):  # transformers makes them readable by their owner alone
+            weights.chmod((Path(folder) / "config.json").stat().st_mode)
 
     def save_settings(self, folder: str | Path) -> None:
         """Write everything but the weights and the tokenizer into a checkpoint folder.

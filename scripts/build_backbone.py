@@ -14,7 +14,7 @@ import transformers
 from command_line import parse, run
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from cosent.errors import DataError
+from cosent.errors import DataError, UserError
 
 
 @dataclass
@@ -37,10 +37,14 @@ class BackboneArguments:
 def main() -> None:
     """Learn the vocabulary, draw the weights, save both."""
     (args,) = parse(BackboneArguments)
+    if args.hidden_size % args.num_attention_heads:
+        raise UserError(f"--hidden_size {args.hidden_size} is no multiple of --num_attention_heads")
     transformers.set_seed(args.seed)
     tokenizer = BertTokenizer(model_max_length=args.max_position_embeddings).train_new_from_iterator(
         texts(args.corpus), vocab_size=args.vocab_size
     )
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise DataError(f"{', '.join(args.corpus)} holds no text")
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=args.hidden_size,
@@ -62,8 +66,11 @@ def texts(paths: list[str]) -> Iterator[str]:
         if not Path(path).is_file():
             raise DataError(f"{path} does not exist")
         with open(path, encoding="utf-8") as file:
-            for line in file:
-                yield from (text for text in line.rstrip("\n").split("\t") if not is_number(text))
+            try:
+                for line in file:
+                    yield from (text for text in line.rstrip("\n").split("\t") if not is_number(text))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path} is no UTF-8 text: {error}") from error
 
 
 def is_number(text: str) -> bool:

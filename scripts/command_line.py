@@ -18,7 +18,8 @@ from cosent.progress import is_watched
 
 def parse(*dataclasses: type) -> tuple[Any, ...]:
     """Fill dataclasses from flags; a .json, .yaml or .yml file may come first and stand for flags of its own."""
-    parser = HfArgumentParser(dataclasses)  # type: ignore[arg-type]
+    # the shell scripts look for whole names
+    parser = HfArgumentParser(dataclasses, allow_abbrev=False)  # type: ignore[arg-type]
     arguments = sys.argv[1:]
     if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
         arguments = [*flags_of(arguments[0]), *arguments[1:]]
@@ -56,3 +57,5 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

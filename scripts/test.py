@@ -78,6 +78,8 @@ def report(name: str, pairs: PairDataset, metrics: dict[str, float], model: Sent
             f"  accuracy {metrics['accuracy']:.4f}   precision {metrics['precision']:.4f}   "
             f"recall {metrics['recall']:.4f}   F1 {metrics['f1']:.4f}   MCC {metrics['mcc']:.4f}"
         )
+    if decision is None:
+        print("\nNo threshold is stored with this model: train.py chooses one on labelled eval data.")
     if "best_accuracy" in metrics:
         print("\nChosen on this very test data, so no forecast for other data:")
         print(f"  best accuracy {metrics['best_accuracy']:.4f} at threshold {metrics['best_threshold']:.4f}")

@@ -1,6 +1,8 @@
 """Fine-tune a sentence encoder on labelled pairs: python scripts/train.py --help, or train.py config.yaml."""
 
 import json
+import shlex
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,9 @@ def main() -> None:
     if splits.eval is None and args.eval_strategy != "no":
         raise UserError("there is no eval data: give --eval_data_path or --eval_fraction, or --eval_strategy no")
     describe(splits, model, args)
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["python", "scripts/train.py", *sys.argv[1:]])  # a resumed run wants the same flags
+    (Path(args.output_dir) / "command.txt").write_text(command + "\n", encoding="utf-8")
     before = score(model, splits, data_args, args)
     trainer = CosentTrainer(
         model,
@@ -53,6 +58,8 @@ def main() -> None:
     trainer.save_metrics("train", result.metrics, combined=False)
     trainer.save_state()
     report_unordered(trainer.state.log_history)
+    if trainer.state.best_global_step:
+        print(f"Kept the best of {trainer.state.global_step} steps: step {trainer.state.best_global_step}")
     # what is measured from here on is the checkpoint as anybody will load it
     best = SentenceBert(args.output_dir, device=args.device, trust_remote_code=model_args.trust_remote_code)
     after = score(best, splits, data_args, args)
@@ -74,13 +81,24 @@ def run_folder(args: CosentTrainingArguments, model_name: str) -> tuple[str, str
         if not found:
             raise UserError(f"there is no checkpoint under {args.output_dir} to resume from")
         resume = str(found[-1].parent)
-    if resume and not (Path(resume) / "trainer_state.json").is_file():
-        raise UserError(f"{resume} is no checkpoint to resume from: it has no trainer_state.json")
     if resume:
+        check_unfinished(Path(resume), args)
         return str(Path(resume).parent), resume
     if args.timestamp_output_dir:
         return str(Path(args.output_dir) / f"{Path(model_name).absolute().name}-{time.strftime('%Y%m%d-%H%M%S')}"), None
     return args.output_dir, None
+
+
+def check_unfinished(checkpoint: Path, args: CosentTrainingArguments) -> None:
+    """Refuse what is no checkpoint, and one that has nothing left to train: the Trainer would take a step more."""
+    path = checkpoint / "trainer_state.json"
+    if not path.is_file() or not checkpoint.name.startswith("checkpoint-"):
+        hint = ", ".join(str(found) for found in sorted(checkpoint.glob("checkpoint-*"))) or "none below it either"
+        raise UserError(f"{checkpoint} is no checkpoint to resume from ({hint})")
+    state = json.loads(path.read_text(encoding="utf-8"))
+    longer = args.num_train_epochs > state["num_train_epochs"] if args.max_steps <= 0 else False
+    if state["global_step"] >= (args.max_steps if args.max_steps > 0 else state["max_steps"]) and not longer:
+        raise UserError(f"{checkpoint} is the end of its run: there is nothing left to train")
 
 
 def load_splits(data_args: DataArguments, model: SentenceBert, seed: int) -> Splits:
@@ -93,6 +111,8 @@ def load_splits(data_args: DataArguments, model: SentenceBert, seed: int) -> Spl
     if held_out is None and data_args.eval_fraction:
         pairs = list(zip(train.records["text1"], train.records["text2"], strict=True))
         kept, out = split_by_component(pairs, data_args.eval_fraction, seed)
+        if not len(out):
+            raise UserError("no pair can be held out, since they all share texts: give --eval_data_path")
         if len(np.unique(train.labels[out])) < 2:
             raise UserError(
                 f"the {len(out):,} pairs that could be held out do not differ in their labels, so they choose nothing: "

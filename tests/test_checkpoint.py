@@ -141,6 +141,9 @@ def test_weights_are_safetensors_and_nothing_is_pickled(model, tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     assert {"model.safetensors", "modules.json", "README.md", "tokenizer.json", "cosent_config.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+    assert (
+        len({path.stat().st_mode for path in tmp_path.iterdir() if path.is_file()}) == 1
+    )  # whoever reads one reads all
 
 
 def test_a_folder_of_runs_names_a_run(model, tmp_path):

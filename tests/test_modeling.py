@@ -4,7 +4,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from cosent import CheckpointError, SentenceBert
+from cosent import CheckpointError, SentenceBert, UserError
 from cosent.modeling import position_limit
 
 TEXTS = ["How do I reset my password?", "我要退款", "a", "refund " * 40, "我要退款"]
@@ -133,8 +133,11 @@ def test_predict_scores_and_decides(model):
     assert matches.tolist() == [True, False]
     with pytest.raises(ValueError, match="stores no threshold"):
         model.predict(pairs)
-    with pytest.raises(ValueError, match="pairs of texts"):
-        model.predict(["ab", "cd"], threshold=0.5)
+    for wrong in (["ab", "cd"], [{"text1": "a", "text2": "b"}], [("a", "b", "c")]):
+        with pytest.raises(ValueError, match="pairs of texts"):
+            model.predict(wrong, threshold=0.5)
+    with pytest.raises(ValueError, match="finite number, got nan"):
+        model.predict(pairs, threshold=float("nan"))
     assert model.predict([], threshold=0.5).scores.shape == (0,)
     assert model.predict(zip(["a", "b"], ["c", "d"], strict=True), threshold=0.5).scores.shape == (2,)
 
@@ -173,7 +176,11 @@ def test_the_choice_of_pooling_is_said(tiny_bert, model, tmp_path, caplog):
     assert caplog.text == ""
 
 
-def test_options_that_cannot_be(tiny_bert):
+def test_options_that_cannot_be(tiny_bert, model):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        model.encode("a", batch_size=0)
+    with pytest.raises(UserError, match="device nonsense cannot be used"):
+        SentenceBert(tiny_bert, device="nonsense")
     with pytest.raises(ValueError, match="got 'average'"):
         SentenceBert(tiny_bert, pooling_mode="average")
     for max_length in (0, 2, 65, -5):

@@ -28,6 +28,7 @@ TEXT_COLUMNS = (
     ("text_a", "text_b"),
     ("sentence_a", "sentence_b"),
     ("question1", "question2"),
+    ("q1", "q2"),
     ("source", "target"),
 )
 LABEL_COLUMNS = ("label", "labels", "score", "similarity", "similarity_score", "is_duplicate", "relatedness_score")
@@ -132,7 +133,8 @@ class PairReader:
             raise DataError(f"{self.path} is empty: it holds no rows")
         if self.report.num_bad and self.on_bad_rows == "error":
             header = "If line 1 is a header, name its columns with --text_columns and --label_column. "
-            hint = header if self.report.problems[0].startswith("line 1:") and not self.text_columns else ""
+            first = self.report.problems[0]
+            hint = header if first.startswith("line 1:") and "UTF-8" not in first and not self.text_columns else ""
             raise DataError(f"{self.report}\n{hint}Mend them, or leave them out with --on_bad_rows skip.")
         if self.report.num_bad == self.report.num_rows:
             raise DataError(f"no row is left\n{self.report}")

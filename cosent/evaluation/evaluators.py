@@ -54,7 +54,7 @@ def evaluate_pairs(
         a threshold, of `decision`; "seconds", and "texts_per_second" of distinct texts embedded.
 
     Raises:
-        UserError: if an embedding is not finite.
+        UserError: if an embedding is not finite, or all labels are on one side of positive_label_min.
     """
     start = time.perf_counter()
     distinct, rows = _distinct_texts(tokens)  # rows: (n, 2) into the U distinct texts
@@ -65,6 +65,11 @@ def evaluate_pairs(
     labels = tokens.with_format("arrow")["labels"][:].to_numpy()  # float64: numpy's format would round to float32
     metrics: dict[str, float] = {"n": len(scores), **correlations(scores, labels)}
     matches = is_match(labels, positive_label_min)
+    if positive_label_min is not None and (np.all(matches) or not np.any(matches)):
+        raise UserError(
+            f"{'every' if np.all(matches) else 'no'} label reaches --positive_label_min {positive_label_min:g}: "
+            f"they go from {labels.min():g} to {labels.max():g}"
+        )
     if matches is not None:
         metrics.update(best_decisions(scores, matches))
         if threshold is not None:

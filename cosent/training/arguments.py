@@ -72,13 +72,11 @@ class ReadingArguments:
         return {"text_columns": names, "label_column": self.label_column, "on_bad_rows": self.on_bad_rows}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DataArguments(ReadingArguments):
     """Which pairs to train, choose and test on."""
 
-    train_data_path: str = field(
-        default="data/train.txt", metadata={"help": "Pairs to train on: text, text, label. See README for formats."}
-    )
+    train_data_path: str = field(metadata={"help": "Pairs to train on: text, text, label. See README for formats."})
     eval_data_path: str | None = field(
         default=None, metadata={"help": "Pairs that choose the best checkpoint and the threshold."}
     )

@@ -72,6 +72,12 @@ def test_a_label_that_equals_the_minimum_is_a_match(model, tmp_path, limit):
     assert found["best_f1"] == 1.0
 
 
+@pytest.mark.parametrize(("limit", "message"), [(6, "no label reaches"), (0, "every label reaches")])
+def test_a_minimum_that_separates_nothing_is_refused(model, graded, limit, message):
+    with pytest.raises(UserError, match=f"{message} --positive_label_min {limit}: they go from 0 to 5"):
+        evaluate_pairs(model, graded.tokens, positive_label_min=limit)
+
+
 def test_a_selection_of_rows_is_evaluated_alone(model, binary):
     part = binary.select(np.arange(5, 20))
     whole = evaluate_pairs(model, binary.tokens).scores[5:20]

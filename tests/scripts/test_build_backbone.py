@@ -32,6 +32,13 @@ def test_the_seed_decides_the_weights(tmp_path):
     assert one == two != three
 
 
-def test_a_missing_corpus_is_named(error_of, tmp_path):
-    error = error_of("build_backbone.py", "--corpus=missing.txt", f"--output_dir={tmp_path}")
-    assert "missing.txt does not exist" in error
+def test_mistakes_end_in_one_clear_line(error_of, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "binary.txt").write_bytes(b"\x1f\x8b")
+    for flags, message in (
+        (["--corpus=missing.txt"], "missing.txt does not exist"),
+        ([f"--corpus={tmp_path / 'empty.txt'}"], "holds no text"),
+        ([f"--corpus={tmp_path / 'binary.txt'}"], "is no UTF-8 text"),
+        (["--corpus=missing.txt", "--hidden_size=65"], "no multiple"),
+    ):
+        assert message in error_of("build_backbone.py", *flags, f"--output_dir={tmp_path}")

@@ -33,6 +33,19 @@ def test_arguments_are_passed_on_and_win(tiny_bert, tmp_path):
     assert (tmp_path / "results" / "metrics.json").is_file()
 
 
+def test_flags_may_be_spelt_with_hyphens_but_not_cut_short(tiny_bert, tmp_path):
+    trained = bash(
+        "train.sh",
+        *("--model-name-or-path", tiny_bert, "--train-data-path", DATA / "zh" / "train.txt", "--max_steps", 1),
+        *("--output_dir", tmp_path, "--timestamp_output_dir", "False", "--eval_strategy", "no"),
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "data/dev.txt" not in trained.stdout
+    cut_short = bash("train.sh", "--train_data", "my.tsv")
+    assert cut_short.returncode == 1
+    assert "--train_data" in cut_short.stderr
+
+
 def test_without_a_run_it_says_so(tmp_path):
     # a copy without an output folder, its environment set up already
     for name in ("test.sh", "scripts", "data", ".venv", "models", "pyproject.toml", "constraints.txt"):

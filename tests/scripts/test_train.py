@@ -136,7 +136,7 @@ def test_a_config_file_stands_for_the_flags(tiny_bert, tmp_path, kind):
 
 
 def test_a_misspelt_setting_in_a_config_file_is_named(error_of, tmp_path):
-    (tmp_path / "config.yaml").write_text("model_name_or_path: M\nlearningrate: 1\n")
+    (tmp_path / "config.yaml").write_text("model_name_or_path: M\ntrain_data_path: T\nlearningrate: 1\n")
     assert "learningrate" in error_of("train.py", tmp_path / "config.yaml")
     (tmp_path / "config.yaml").write_text("model_name_or_path: [")
     assert "cannot be read as settings" in error_of("train.py", tmp_path / "config.yaml")
@@ -162,6 +162,7 @@ def test_resuming_goes_on_in_its_folder_and_ends_at_the_same_model(tiny_bert, tm
     resumed = run_script("train.py", *options(tiny_bert, tmp_path / "resumed", resume_from_checkpoint="last"))
     assert resumed.status == 0, resumed.stderr
     assert f"The model is in {tmp_path / 'resumed' / 'out'}" in resumed.stdout
+    assert "--resume_from_checkpoint=last" in (tmp_path / "resumed" / "out" / "command.txt").read_text()
     one, two = (tmp_path / name / "out" / "model.safetensors" for name in ("whole", "resumed"))
     assert one.read_bytes() == two.read_bytes()
 
@@ -173,6 +174,17 @@ def test_graded_labels_store_a_threshold_only_when_told_what_matches(tiny_bert, 
         assert done.status == 0, done.stderr
     assert read_json(tmp_path / "without" / "out" / "cosent_config.json")["decision"] is None
     assert read_json(tmp_path / "with" / "out" / "cosent_config.json")["decision"]["positive_label_min"] == 4
+
+
+def test_what_cannot_be_resumed_says_so(error_of, tiny_bert, classic_run, tmp_path):
+    folder = classic_run[1]
+    for name, more, message in (
+        (folder, {}, "checkpoint-18"),  # the run's folder: the checkpoints below it are named
+        (folder / "checkpoint-18", {"max_steps": -1}, "nothing left to train"),
+        (folder / "checkpoint-18", {"max_steps": 18}, "nothing left to train"),
+    ):
+        flags = options(tiny_bert, tmp_path, resume_from_checkpoint=name, **more)
+        assert message in error_of("train.py", *flags)
 
 
 @pytest.mark.parametrize(

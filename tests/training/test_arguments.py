@@ -15,7 +15,7 @@ CLASSIC = (
 
 def parse(*arguments):
     parser = HfArgumentParser((ModelArguments, DataArguments, LossArguments, CosentTrainingArguments))
-    return parser.parse_args_into_dataclasses(list(arguments))
+    return parser.parse_args_into_dataclasses(["--train_data_path", "T", *arguments])
 
 
 def test_the_classic_command_line_parses_flag_by_flag():
