@@ -83,6 +83,6 @@ def attainable_decisions(scores: ArrayLike, matches: ArrayLike) -> Decisions:
     false_positives = np.append(0, last_of_tie + 1 - true_positives[1:])
     distinct = scores[last_of_tie]  # descending
     midway = distinct[1:] / 2 + distinct[:-1] / 2
-    midway = np.where((midway > distinct[1:]) & (midway <= distinct[:-1]), midway, distinct[:-1])
+    midway = np.where(midway > distinct[1:], midway, distinct[:-1])
     thresholds = np.concatenate([[np.nextafter(distinct[0], np.inf)], midway, distinct[-1:]])
     return Decisions(thresholds, true_positives, false_positives, int(matches.sum()), int((~matches).sum()))

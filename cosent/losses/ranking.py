@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from cosent.losses.shapes import check_labels
 from cosent.similarity import pairwise_angle, pairwise_cosine
 
 
@@ -53,7 +54,7 @@ class CoSENTLoss(nn.Module):
         Raises:
             ValueError: if a shape is off or labels are missing.
         """
-        labels = _check_pairs(embeddings, labels)
+        labels = check_labels(embeddings, labels, columns=2, meaning="scores")
         first, second = embeddings.unbind(0)  # its backward is one copy; that of two selections would be four
         return ranking_loss(self.scale * self.score(first, second), labels)
 
@@ -61,7 +62,7 @@ class CoSENTLoss(nn.Module):
         self, embeddings: Tensor, labels: Tensor | None = None, text_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
         """How much there was to learn from in a batch: `ordered_pairs`; arguments as for `forward`."""
-        return ordered_pairs(_check_pairs(embeddings, labels))
+        return ordered_pairs(check_labels(embeddings, labels, columns=2, meaning="scores"))
 
 
 class AnglELoss(CoSENTLoss):
@@ -131,14 +132,3 @@ def ordered_pairs(labels: Tensor) -> dict[str, Tensor]:
     labels, _ = torch.sort(labels)
     count = torch.searchsorted(labels, labels).float().sum()
     return {"ordered_pairs": count, "unordered_batches": (count == 0).float()}
-
-
-def _check_pairs(embeddings: Tensor, labels: Tensor | None) -> Tensor:
-    if embeddings.ndim != 3 or embeddings.shape[0] != 2:
-        raise ValueError(f"embeddings must have shape (2, B, D), got {tuple(embeddings.shape)}")
-    if labels is None:
-        raise ValueError("a ranking loss needs labels (B,), got None; use data with a label column")
-    if labels.shape != embeddings.shape[1:2]:
-        fix = "; use labels.squeeze(-1)" if labels.ndim == 2 and labels.shape[1] == 1 else ""
-        raise ValueError(f"labels must have shape ({embeddings.shape[1]},), got {tuple(labels.shape)}{fix}")
-    return labels

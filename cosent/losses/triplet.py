@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cosent.losses.shapes import check_labels
 from cosent.similarity import cosine_matrix, euclidean_matrix
 
 Distance = Literal["euclidean", "cosine"]
@@ -71,7 +72,7 @@ class BatchHardTripletLoss(nn.Module):
         Raises:
             ValueError: if a shape is off or labels are missing.
         """
-        labels = _check(embeddings, labels)
+        labels = check_labels(embeddings, labels, columns=1, meaning="class ids")
         distances = self._distances(embeddings[0])
         positive, negative = _pairs(labels)
         if self.mining == "all":
@@ -119,7 +120,7 @@ class BatchHardTripletLoss(nn.Module):
             Three 0-dimensional float32 tensors, means over valid anchors: "hardest_positive" and "hardest_negative",
             distances, and "active_triplets", the share of hardest triplets whose hinge is open.
         """
-        labels = _check(embeddings, labels)
+        labels = check_labels(embeddings, labels, columns=1, meaning="class ids")
         positive, negative = _pairs(labels)
         farthest, nearest = _hardest(self._distances(embeddings[0].detach()), positive, negative)
         valid = positive.any(1) & negative.any(1)
@@ -153,14 +154,3 @@ def _ordered_negatives(distances: Tensor, negative: Tensor) -> tuple[Tensor, Ten
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:
     return values.masked_fill(~valid, 0).sum() / valid.sum().clamp_min(1)
-
-
-def _check(embeddings: Tensor, labels: Tensor | None) -> Tensor:
-    if embeddings.ndim != 3 or embeddings.shape[0] != 1:
-        raise ValueError(f"embeddings must have shape (1, B, D), got {tuple(embeddings.shape)}")
-    if labels is None:
-        raise ValueError("a triplet loss over classes needs class ids as labels (B,), got None")
-    if labels.shape != embeddings.shape[1:2]:
-        fix = "; use labels.squeeze(-1)" if labels.ndim == 2 and labels.shape[1] == 1 else ""
-        raise ValueError(f"labels must have shape ({embeddings.shape[1]},), got {tuple(labels.shape)}{fix}")
-    return labels

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from cosent.losses.triplet import BatchHardTripletLoss
+from tests.losses.tensor_sizes import TensorSizes
 from tests.losses.test_ranking import EXACT, PEER, loss_and_gradient
 
 MARGIN = 0.7
@@ -126,18 +127,10 @@ def test_half_precision_is_raised_before_distances_are_taken(mining, dtype):
 @pytest.mark.parametrize("mining", ["hard", "semi_hard", "all"])
 def test_no_tensor_has_a_third_axis_of_the_batch(mining):
     size = 512
-    largest = []
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            largest.extend(t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor))
-            return out
-
     embeddings = torch.randn(1, size, 8, requires_grad=True)
-    with Watch():
+    with TensorSizes() as sizes:
         BatchHardTripletLoss(mining=mining)(embeddings, torch.arange(size) % 7).backward()
-    assert max(largest) <= size * (size + 1)
+    assert sizes.largest <= size * (size + 1)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +157,13 @@ def test_options_that_cannot_be(options, message):
 def test_wrong_shapes_are_named(embeddings, labels, message):
     with pytest.raises(ValueError, match=message):
         BatchHardTripletLoss()(embeddings, labels)
+
+
+def test_a_single_open_hinge_is_its_own_mean():
+    # on a line: class 0 at 0 and 1, class 1 at 1.5; margin 0: only from 1 is the negative nearer than the positive
+    embeddings = torch.tensor([[[0.0], [1.0], [1.5]]])
+    loss = BatchHardTripletLoss(margin=0.0, mining="all")(embeddings, torch.tensor([0, 0, 1]))
+    assert loss.item() == pytest.approx(1 - 0.5)
 
 
 def test_the_soft_margin_of_an_even_triplet_is_log_two():

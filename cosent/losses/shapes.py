@@ -1,0 +1,31 @@
+"""Checks that the losses share.
+
+Shapes: K texts an example, B examples, D dimensions.
+"""
+
+from torch import Tensor
+
+
+def check_labels(embeddings: Tensor, labels: Tensor | None, *, columns: int, meaning: str) -> Tensor:
+    """Insist on one label an example.
+
+    Args:
+        embeddings: must be (K, B, D) with K = `columns`.
+        labels: must be (B,).
+        columns: K, the texts of an example.
+        meaning: what labels are to this loss, for the message.
+
+    Returns:
+        The labels.
+
+    Raises:
+        ValueError: if a shape is off or labels are missing.
+    """
+    if embeddings.ndim != 3 or embeddings.shape[0] != columns:
+        raise ValueError(f"embeddings must have shape ({columns}, B, D), got {tuple(embeddings.shape)}")
+    if labels is None:
+        raise ValueError(f"this loss needs {meaning} as labels (B,), got None; use data with a label column")
+    if labels.shape != embeddings.shape[1:2]:
+        fix = "; use labels.squeeze(-1)" if labels.ndim == 2 and labels.shape[1] == 1 else ""
+        raise ValueError(f"labels must have shape ({embeddings.shape[1]},), got {tuple(labels.shape)}{fix}")
+    return labels
