@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from cosent.version import __version__
 
 if TYPE_CHECKING:
-    from cosent.data.datasets import PairDataset, load_pairs
+    from cosent.data.datasets import TextDataset, load_data, read_records
     from cosent.errors import CheckpointError, DataError, UserError
+    from cosent.evaluation.evaluators import EvaluationOptions, evaluate
     from cosent.losses import AnglELoss, BatchHardTripletLoss, CoSENTLoss, InfoNCELoss
     from cosent.modeling import Prediction, SentenceBert
     from cosent.training.arguments import CosentTrainingArguments
@@ -22,12 +23,15 @@ _HOME = {
     "CosentTrainer": "cosent.training.trainer",
     "CosentTrainingArguments": "cosent.training.arguments",
     "DataError": "cosent.errors",
+    "EvaluationOptions": "cosent.evaluation.evaluators",
     "InfoNCELoss": "cosent.losses",
-    "PairDataset": "cosent.data.datasets",
     "Prediction": "cosent.modeling",
     "SentenceBert": "cosent.modeling",
+    "TextDataset": "cosent.data.datasets",
     "UserError": "cosent.errors",
-    "load_pairs": "cosent.data.datasets",
+    "evaluate": "cosent.evaluation.evaluators",
+    "load_data": "cosent.data.datasets",
+    "read_records": "cosent.data.datasets",
 }
 
 __all__ = [
@@ -38,13 +42,16 @@ __all__ = [
     "CosentTrainer",
     "CosentTrainingArguments",
     "DataError",
+    "EvaluationOptions",
     "InfoNCELoss",
-    "PairDataset",
     "Prediction",
     "SentenceBert",
+    "TextDataset",
     "UserError",
     "__version__",
-    "load_pairs",
+    "evaluate",
+    "load_data",
+    "read_records",
 ]
 
 

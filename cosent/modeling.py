@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from cosent.checkpoint import PoolingMode, read_settings, write_settings
 from cosent.errors import CheckpointError, UserError
@@ -39,6 +39,16 @@ _POOLING: dict[str, tuple[Layers, Reduction]] = {
     "max": ("last", "max"),
     "last": ("last", "last"),
 }
+
+# What architectures call the rates of hidden and attention dropout.
+_DROPOUT_KEYS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
 
 
 class Prediction(NamedTuple):
@@ -66,6 +76,7 @@ class SentenceBert(nn.Module):
         config_name: folder or hub id of another configuration.
         tokenizer_name: folder or hub id of another tokenizer.
         attn_implementation: transformers' name of an attention implementation.
+        dropout: rate of hidden and attention dropout in training, from 0 to below 1. None: what the checkpoint says.
 
     Attributes:
         pooling_mode: as resolved; so are `max_length` and `normalize_embeddings`, and all three go into checkpoints.
@@ -92,6 +103,7 @@ class SentenceBert(nn.Module):
         config_name: str | None = None,
         tokenizer_name: str | None = None,
         attn_implementation: str | None = None,
+        dropout: float | None = None,
     ):
         super().__init__()
         name = str(model_name_or_path)
@@ -109,6 +121,7 @@ class SentenceBert(nn.Module):
             config_name=config_name,
             dtype=dtype,
             attn_implementation=attn_implementation,
+            dropout=dropout,
             needs_pooler=self.pooling_mode == "pooler",
             **hub,
         )
@@ -186,7 +199,9 @@ class SentenceBert(nn.Module):
         return [text.lower() for text in texts] if self.settings.lower_case else texts
 
     @torch.inference_mode()
-    def encode_tokens(self, tokens: Tokens, *, batch_size: int = 64, show_progress_bar: bool = False) -> Tensor:
+    def encode_tokens(
+        self, tokens: Tokens, *, batch_size: int = 64, show_progress_bar: bool = False, dropout: bool = False
+    ) -> Tensor:
         """Embed tokenised texts, each on its own account: neighbours in a batch change nothing.
 
         Texts are sorted by length, so that a batch holds little padding. Only one batch at a time is on the model's
@@ -196,6 +211,7 @@ class SentenceBert(nn.Module):
             tokens: of N texts.
             batch_size: texts in a batch.
             show_progress_bar: whether to show progress on stderr.
+            dropout: leave dropout on, as in training.
 
         Returns:
             (N, D) float32 embeddings on the CPU, in the order given.
@@ -206,7 +222,7 @@ class SentenceBert(nn.Module):
         order = np.argsort(-tokens.lengths, kind="stable")
         rows = tokens.split()
         was_training = self.training
-        self.eval()
+        self.train(dropout)
         try:
             starts = range(0, len(tokens), batch_size)
             for start in tqdm(starts, desc="Encoding", unit="batch", disable=not show_progress_bar):
@@ -381,6 +397,7 @@ def load_backbone(
     trust_remote_code: bool = False,
     dtype: str | torch.dtype | None = None,
     attn_implementation: str | None = None,
+    dropout: float | None = None,
     needs_pooler: bool = False,
 ) -> PreTrainedModel:
     """Load a transformers encoder, and insist on its weights.
@@ -393,6 +410,7 @@ def load_backbone(
         trust_remote_code: whether code from the checkpoint may run.
         dtype: of the weights; None: as stored.
         attn_implementation: transformers' name of an attention implementation.
+        dropout: rate of hidden and attention dropout; None: what the configuration says.
         needs_pooler: whether the dense layer over the first token has to be there, and trained.
 
     Returns:
@@ -400,12 +418,15 @@ def load_backbone(
 
     Raises:
         CheckpointError: if it cannot be loaded, or weights are missing from it.
+        UserError: if the dropout is out of range, or the configuration has none.
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(config_name or name, subfolder="" if config_name else subfolder, **hub)
         if config.is_encoder_decoder:
             raise CheckpointError(f"{name} is an encoder-decoder; cosent trains encoders")
+        if dropout is not None:
+            _set_dropout(config, dropout, name)
         backbone, info = AutoModel.from_pretrained(
             name,
             subfolder=subfolder,
@@ -415,7 +436,7 @@ def load_backbone(
             output_loading_info=True,
             **hub,
         )
-    except CheckpointError:
+    except UserError:
         raise
     except SafetensorError as error:
         raise CheckpointError(f"the weights of {name} are damaged, perhaps cut short: {error}") from error
@@ -431,6 +452,16 @@ def load_backbone(
         # ALBERT's is a bare linear map, without the activation
         raise CheckpointError(f"{name} has no pooler module of BERT's kind; use another pooling_mode, cls perhaps")
     return backbone
+
+
+def _set_dropout(config: PretrainedConfig, rate: float, name: str) -> None:
+    if not 0 <= rate < 1:
+        raise UserError(f"dropout must be at least 0 and below 1, got {rate}")
+    known = [key for key in _DROPOUT_KEYS if hasattr(config, key)]
+    if not known:
+        raise UserError(f"the configuration of {name} knows no dropout; leave it out")
+    for key in known:
+        setattr(config, key, rate)
 
 
 def _default_device() -> torch.device:

@@ -1,4 +1,4 @@
-"""Say how good an encoder is on labelled pairs: python scripts/test.py --model_name_or_path M --test_data_path T."""
+"""Say how good an encoder is on held-out data: python scripts/test.py --model_name_or_path M --test_data_path T."""
 
 import json
 import math
@@ -8,9 +8,12 @@ from typing import Literal
 
 import numpy as np
 from command_line import parse, run
+from numpy.typing import NDArray
 
-from cosent import PairDataset, SentenceBert, load_pairs
-from cosent.evaluation.evaluators import PairEvaluation, evaluate_pairs
+from cosent import SentenceBert, TextDataset, load_data
+from cosent.checkpoint import Decision
+from cosent.data.positives import is_match
+from cosent.evaluation.evaluators import EvaluationOptions, evaluate
 from cosent.progress import is_watched
 from cosent.training.arguments import ModelArguments, ReadingArguments
 
@@ -23,7 +26,11 @@ class TestArguments(ReadingArguments):
     """What to test on, and where results go."""
 
     test_data_path: str = field(
-        default="data/test.txt", metadata={"help": "Pairs to test on: text, text, label. See README for formats."}
+        default="data/test.txt", metadata={"help": "Data to test on. See README for its formats."}
+    )
+    index_data_path: str | None = field(
+        default=None,
+        metadata={"help": "Classes: texts to look for neighbours in. Default: the test data's own other texts."},
     )
     output_dir: str | None = field(
         default=None,
@@ -37,26 +44,40 @@ def main() -> None:
     """Load, score, print, write."""
     model_args, args = parse(ModelArguments, TestArguments)
     model = SentenceBert(**vars(model_args), device=None if args.device == "auto" else args.device)
-    pairs = load_pairs(args.test_data_path, model, **args.reading_options)
+    data = load_data(args.test_data_path, model, likely_format="classes", **args.reading_options)
+    index_path = args.index_data_path
+    index = load_data(index_path, model, likely_format="classes", **args.reading_options) if index_path else None
     decision = model.settings.decision
-    threshold = decision.threshold if decision else None
-    positive_label_min = args.positive_label_min
-    if positive_label_min is None and decision is not None and not np.isin(pairs.labels, (0, 1)).all():
-        positive_label_min = decision.positive_label_min
-    result = evaluate_pairs(
-        model,
-        pairs.tokens,
+    options = EvaluationOptions(
         batch_size=args.batch_size,
-        positive_label_min=positive_label_min,
-        threshold=threshold,
+        positive_label_min=positive_label_min(args, data, decision),
+        threshold=decision.threshold if decision else None,
+        index=index,
+        num_neighbors=args.num_neighbors,
         show_progress_bar=is_watched(),
     )
+    result = evaluate(model, data, options)
+    metrics = result.metrics
     folder = Path(args.output_dir or default_folder(model_args.model_name_or_path, args.test_data_path))
     folder.mkdir(parents=True, exist_ok=True)
-    write_metrics(folder / "metrics.json", result.metrics)
-    write_predictions(folder / "predictions.tsv", pairs, result, threshold)
-    report(model_args.model_name_or_path, pairs, result.metrics, model)
-    print(f"\nWritten: {folder}/metrics.json and {folder}/predictions.tsv")
+    write_metrics(folder / "metrics.json", metrics)
+    print(heading(model_args.model_name_or_path, data, model))
+    if result.scores is None:
+        report_metrics(metrics)
+    else:
+        report_pairs(metrics, model)
+        write_predictions(folder / "predictions.tsv", data, result.scores, options.threshold)
+    print(f"\nTook {metrics['seconds']:.1f} s, {metrics['texts_per_second']:,.0f} distinct texts a second")
+    print(f"\nWritten to {folder}: metrics.json" + (" and predictions.tsv" if result.scores is not None else ""))
+
+
+def positive_label_min(args: TestArguments, data: TextDataset, decision: Decision | None) -> float | None:
+    """From which label on pairs match: as asked, else as the stored decision says; 0/1 labels say so themselves."""
+    if args.positive_label_min is not None:
+        return args.positive_label_min
+    if decision is None or data.data_format != "pairs" or is_match(data.labels) is not None:
+        return None
+    return decision.positive_label_min
 
 
 def default_folder(model_name: str, data_path: str) -> str:
@@ -64,13 +85,25 @@ def default_folder(model_name: str, data_path: str) -> str:
     return f"output/test-{Path(model_name).absolute().name}-{Path(data_path).name.split('.')[0]}"
 
 
-def report(name: str, pairs: PairDataset, metrics: dict[str, float], model: SentenceBert) -> None:
-    """Print the metrics, those at the stored threshold apart from those chosen on the test data."""
-    skipped = f" ({pairs.report.num_bad:,} bad rows left out)" if pairs.report.num_bad else ""
-    print(f"{name} on {len(pairs):,} pairs of {pairs.report.path}{skipped}")
-    if pairs.truncated_share:
-        print(f"{pairs.truncated_share:.2%} of texts were cut at {model.max_length} tokens")
-    print(f"\n  Spearman {metrics['spearman']:.4f}   Pearson {metrics['pearson']:.4f}")
+def heading(name: str, data: TextDataset, model: SentenceBert) -> str:
+    """What is tested on what."""
+    report = data.records.report
+    skipped = f" ({report.num_bad:,} bad rows left out)" if report.num_bad else ""
+    cut = data.truncated_share
+    truncated = f"\n{cut:.2%} of texts were cut at {model.max_length} tokens" if cut else ""
+    return f"{name} on {len(data):,} {data.data_format} of {report.path}{skipped}{truncated}\n"
+
+
+def report_metrics(metrics: dict[str, float]) -> None:
+    """Print the metrics of data without a decision to make."""
+    for name, value in metrics.items():
+        if name not in ("n", "seconds", "texts_per_second"):
+            print(f"  {name.replace('_', ' '):28}{value:8.4f}")
+
+
+def report_pairs(metrics: dict[str, float], model: SentenceBert) -> None:
+    """Print the metrics of pairs, those at the stored threshold apart from those chosen on the test data."""
+    print(f"  Spearman {metrics['spearman']:.4f}   Pearson {metrics['pearson']:.4f}")
     decision = model.settings.decision
     if "accuracy" in metrics and decision is not None:
         print(f"\nAt the stored threshold {decision.threshold:.4f}, chosen on {decision.calibrated_on}:")
@@ -87,7 +120,6 @@ def report(name: str, pairs: PairDataset, metrics: dict[str, float], model: Sent
         print(f"\n  average precision {metrics['average_precision']:.4f}   ROC-AUC {metrics['roc_auc']:.4f}")
     else:
         print("\nLabels are graded: --positive_label_min says from which label on a pair matches.")
-    print(f"\nTook {metrics['seconds']:.1f} s, {metrics['texts_per_second']:,.0f} distinct texts a second")
 
 
 def write_metrics(path: Path, metrics: dict[str, float]) -> None:
@@ -96,13 +128,13 @@ def write_metrics(path: Path, metrics: dict[str, float]) -> None:
     path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
 
-def write_predictions(path: Path, pairs: PairDataset, result: PairEvaluation, threshold: float | None) -> None:
+def write_predictions(path: Path, pairs: TextDataset, scores: NDArray[np.float32], threshold: float | None) -> None:
     """Write text, text, label, score and decision (1 match, 0 none, empty without a stored threshold)."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         print("text1", "text2", "label", "score", "decision", sep="\t", file=file)
-        for row, score in zip(pairs.records, result.scores, strict=True):
+        for row, score in zip(pairs.records.rows, scores, strict=True):
             matched = "" if threshold is None else int(float(score) >= threshold)
-            texts = [row[name].translate(_NO_SEPARATORS) for name in ("text1", "text2")]
+            texts = [text.translate(_NO_SEPARATORS) for text in row["texts"]]
             print(*texts, f"{row['label']:g}", f"{score:.6f}", matched, sep="\t", file=file)
 
 

@@ -1,10 +1,10 @@
-"""Fine-tune a sentence encoder on labelled pairs: python scripts/train.py --help, or train.py config.yaml."""
+"""Fine-tune a sentence encoder: python scripts/train.py --help, or train.py config.yaml."""
 
 import json
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +12,39 @@ import torch
 import transformers
 from command_line import parse, run
 
-from cosent import CosentTrainer, PairDataset, SentenceBert, load_pairs
+from cosent import CosentTrainer, SentenceBert, TextDataset
 from cosent.checkpoint import Decision
+from cosent.data.datasets import Records, read_records
+from cosent.data.layouts import DataFormat
 from cosent.data.splits import split_by_component
 from cosent.errors import UserError
-from cosent.evaluation.evaluators import evaluate_pairs
+from cosent.evaluation.evaluators import LOWER_IS_BETTER, EvaluationOptions, evaluate
 from cosent.training.arguments import CosentTrainingArguments, DataArguments, LossArguments, ModelArguments
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The pairs to train on, to choose by, and to report on."""
+    """What to train on, to choose by, and to report on."""
 
-    train: PairDataset
-    eval: PairDataset | None
-    test: PairDataset | None
+    train: TextDataset
+    eval: TextDataset | None
+    test: TextDataset | None
+
+
+# What each loss learns from where nobody says; infonce takes sentences, triplets, and the pairs that match.
+FORMAT_OF_LOSS: dict[str, DataFormat] = {"cosent": "pairs", "angle": "pairs", "batch_hard_triplet": "classes"}
+NAMES: dict[DataFormat, str] = {
+    "pairs": "pairs",
+    "sentences": "sentences",
+    "triplets": "triplets",
+    "classes": "texts with a class",
+}
+SHOWN_METRICS = (
+    *("spearman", "pearson", "average_precision", "roc_auc", "best_accuracy", "accuracy"),
+    *("triplet_accuracy", "mean_margin", "recall_at_1", "recall_at_10", "mrr"),
+    *("nn_accuracy", "knn_accuracy", "map_at_r"),
+    *("alignment", "uniformity"),
+)
 
 
 def main() -> None:
@@ -37,21 +55,22 @@ def main() -> None:
     transformers.set_seed(args.seed)
     args.output_dir, args.resume_from_checkpoint = run_folder(args, model_args.model_name_or_path)
     model = SentenceBert(**vars(model_args), device=args.device)
-    splits = load_splits(data_args, model, args.seed)
+    splits = load_splits(data_args, loss_args, model, args.seed)
     if splits.eval is None and args.eval_strategy != "no":
         raise UserError("there is no eval data: give --eval_data_path or --eval_fraction, or --eval_strategy no")
     describe(splits, model, args)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "scripts/train.py", *sys.argv[1:]])  # a resumed run wants the same flags
     (Path(args.output_dir) / "command.txt").write_text(command + "\n", encoding="utf-8")
-    before = score(model, splits, data_args, args)
+    evaluation = evaluation_options(data_args, splits, args)
+    before = score(model, splits, evaluation)
     trainer = CosentTrainer(
         model,
         args,
         loss_args.build(),
         train_dataset=splits.train,
         eval_dataset=splits.eval,
-        positive_label_min=data_args.positive_label_min,
+        evaluation=evaluation,
     )
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
@@ -62,7 +81,7 @@ def main() -> None:
         print(f"Kept the best of {trainer.state.global_step} steps: step {trainer.state.best_global_step}")
     # what is measured from here on is the checkpoint as anybody will load it
     best = SentenceBert(args.output_dir, device=args.device, trust_remote_code=model_args.trust_remote_code)
-    after = score(best, splits, data_args, args)
+    after = score(best, splits, evaluation)
     for split, metrics in after.items():
         trainer.save_metrics(split, {f"{split}_{name}": value for name, value in metrics.items()}, combined=False)
     best.settings.decision = calibrate(data_args, after.get("eval"))
@@ -101,38 +120,61 @@ def check_unfinished(checkpoint: Path, args: CosentTrainingArguments) -> None:
         raise UserError(f"{checkpoint} is the end of its run: there is nothing left to train")
 
 
-def load_splits(data_args: DataArguments, model: SentenceBert, seed: int) -> Splits:
-    """Read the files; without eval data, hold out training pairs that share no text with the others."""
-
+def load_splits(data_args: DataArguments, loss_args: LossArguments, model: SentenceBert, seed: int) -> Splits:
+    """Read the files; without eval data, hold out training data that shares no text with the rest."""
     reading = data_args.reading_options
-    train = load_pairs(data_args.train_data_path, model, **reading)
-    held_out = load_pairs(data_args.eval_data_path, model, **reading) if data_args.eval_data_path else None
-    test = load_pairs(data_args.test_data_path, model, **reading) if data_args.test_data_path else None
+    if reading["data_format"] == "auto" and loss_args.loss in FORMAT_OF_LOSS:
+        reading["data_format"] = FORMAT_OF_LOSS[loss_args.loss]
+    train = read_records(data_args.train_data_path, likely_format="triplets", **reading)
+    likely: DataFormat = "classes" if train.data_format == "classes" else "triplets"
+    held_out, test = (
+        read_records(path, likely_format=likely, **data_args.eval_reading_options) if path else None
+        for path in (data_args.eval_data_path, data_args.test_data_path)
+    )
     if held_out is None and data_args.eval_fraction:
-        pairs = list(zip(train.records["text1"], train.records["text2"], strict=True))
-        kept, out = split_by_component(pairs, data_args.eval_fraction, seed)
-        if not len(out):
-            raise UserError("no pair can be held out, since they all share texts: give --eval_data_path")
-        if len(np.unique(train.labels[out])) < 2:
-            raise UserError(
-                f"the {len(out):,} pairs that could be held out do not differ in their labels, so they choose nothing: "
-                "give --eval_data_path, another --eval_fraction, or --eval_fraction 0 --eval_strategy no"
-            )
-        print(f"Holding out {len(out):,} of {len(train):,} training pairs, which share no text with the others")
-        train, held_out = train.select(kept), train.select(out)
-    return Splits(train, held_out, test)
+        train, held_out = hold_out(train, data_args.eval_fraction, seed)
+    if data_args.max_train_samples is not None:
+        train = train.sample(data_args.max_train_samples, seed)
+    if train.data_format == "pairs" and loss_args.loss == "infonce":
+        train = train.to_triplets(
+            use_negatives=data_args.use_negatives, positive_label_min=data_args.positive_label_min
+        )
+    return Splits(
+        train.tokenize(model),
+        held_out.tokenize(model) if held_out is not None else None,
+        test.tokenize(model) if test is not None else None,
+    )
+
+
+def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
+    """Split a fraction off; no text is on both sides."""
+    kept, out = split_by_component(list(records.rows["texts"]), fraction, seed)
+    if not len(out):
+        raise UserError("no training data can be held out, since it all shares texts: give --eval_data_path")
+    name = NAMES[records.data_format]
+    labelled = "label" in records.rows.column_names
+    if labelled and len(np.unique(records.labels[out])) < 2:
+        raise UserError(
+            f"the {len(out):,} {name} that could be held out do not differ in their labels, so they choose nothing: "
+            "give --eval_data_path, another --eval_fraction, or --eval_fraction 0 --eval_strategy no"
+        )
+    print(f"Holding out {len(out):,} of {len(records):,} {name}, which share no text with the others")
+    return records.select(kept), records.select(out)
 
 
 def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments) -> None:
     """Say how the data and the model were understood, before anything depends on it."""
-    for row in splits.train.records.select(range(min(3, len(splits.train)))):
-        print(f"  {row['text1']!r}  |  {row['text2']!r}  ->  {row['label']:g}")
-    for name, pairs in vars(splits).items():
-        if pairs is not None:
-            skipped = f", {pairs.report.num_bad:,} bad rows left out" if pairs.report.num_bad else ""
+    rows = splits.train.records.rows
+    for row in rows.select(range(min(3, len(rows)))):
+        label = f"  ->  {row['label']:g}" if isinstance(row.get("label"), float) else f"  ->  {row.get('label')}"
+        print("  " + "  |  ".join(map(repr, row["texts"])) + (label if "label" in row else ""))
+    for name, data in vars(splits).items():
+        if data is not None:
+            report = data.records.report
+            skipped = f", {report.num_bad:,} bad rows left out" if report.num_bad else ""
             print(
-                f"{name}: {len(pairs):,} pairs of {pairs.report.path}{skipped}; "
-                f"{pairs.truncated_share:.2%} of texts cut at {model.max_length} tokens; {label_counts(pairs.labels)}"
+                f"{name}: {len(data):,} {NAMES[data.data_format]} of {report.path}{skipped}; "
+                f"{data.truncated_share:.2%} of texts cut at {model.max_length} tokens{contents(data)}"
             )
     precision = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "no autocast"
     print(
@@ -145,29 +187,40 @@ def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments)
         print(f"Using one of {gpus} GPUs; for all: torchrun --nproc_per_node {gpus} scripts/train.py ...")
 
 
-def label_counts(labels: np.ndarray) -> str:
-    """Few distinct labels are counted, many are summed up."""
-    values, counts = np.unique(labels, return_counts=True)
+def contents(data: TextDataset) -> str:
+    """What there is to learn from: labels, classes or negatives. Few distinct labels are counted, many summed up."""
+    if data.data_format == "sentences":
+        return ""
+    if data.data_format == "triplets":
+        negatives = data.num_texts - 2
+        return f"; {negatives.min()} to {negatives.max()} hard negatives each, {negatives.mean():.2f} on average"
+    values, counts = np.unique(data.records.labels, return_counts=True)
+    if data.data_format == "classes":
+        return f"; {len(values):,} classes of {counts.min():,} to {counts.max():,} texts"
     if len(values) > 12:
-        low, middle, high = np.quantile(labels, [0, 0.5, 1])
-        return f"labels from {low:g} to {high:g}, median {middle:g}"
-    return "labels " + ", ".join(f"{value:g}: {count:,}" for value, count in zip(values, counts, strict=True))
+        low, middle, high = np.quantile(data.labels, [0, 0.5, 1])
+        return f"; labels from {low:g} to {high:g}, median {middle:g}"
+    return "; labels " + ", ".join(f"{value:g}: {count:,}" for value, count in zip(values, counts, strict=True))
 
 
-def score(
-    model: SentenceBert, splits: Splits, data_args: DataArguments, args: CosentTrainingArguments
-) -> dict[str, dict[str, float]]:
-    """Metrics of the held-out splits that there are; the test data is decided by the eval data's best threshold."""
+def evaluation_options(data_args: DataArguments, splits: Splits, args: CosentTrainingArguments) -> EvaluationOptions:
+    """How held-out data is scored; classes are looked up in the training data."""
+    indexed = splits.train.data_format == "classes" and data_args.knn_index == "train"
+    return EvaluationOptions(
+        batch_size=args.per_device_eval_batch_size,
+        positive_label_min=data_args.positive_label_min,
+        index=splits.train if indexed else None,
+        num_neighbors=data_args.num_neighbors,
+    )
+
+
+def score(model: SentenceBert, splits: Splits, options: EvaluationOptions) -> dict[str, dict[str, float]]:
+    """Metrics of the held-out splits that there are; test pairs are decided by the eval pairs' best threshold."""
     metrics: dict[str, dict[str, float]] = {}
-    for name, pairs in (("eval", splits.eval), ("test", splits.test)):
-        if pairs is not None:
-            metrics[name] = evaluate_pairs(
-                model,
-                pairs.tokens,
-                batch_size=args.per_device_eval_batch_size,
-                positive_label_min=data_args.positive_label_min,
-                threshold=metrics.get("eval", {}).get("best_threshold"),
-            ).metrics
+    for name, data in (("eval", splits.eval), ("test", splits.test)):
+        if data is not None:
+            threshold = metrics.get("eval", {}).get("best_threshold")
+            metrics[name] = evaluate(model, data, replace(options, threshold=threshold)).metrics
     return metrics
 
 
@@ -201,12 +254,13 @@ def compare(
         return
     print(f"\n{'':34}{'before':>10}{'after':>10}")
     for split, metrics in after.items():
-        for metric in ("spearman", "pearson", "average_precision", "roc_auc", "best_accuracy", "accuracy"):
+        for metric in SHOWN_METRICS:
             if metric in metrics:
                 name = {"accuracy": "accuracy by eval threshold"}.get(metric, metric.replace("_", " "))
                 print(f"{split + ' ' + name:34}{before[split][metric]:10.4f}{metrics[metric]:10.4f}")
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
-    if "eval" in after and after["eval"].get(metric, 0) < before["eval"].get(metric, 0):
+    gain = after["eval"].get(metric, 0) - before["eval"].get(metric, 0) if "eval" in after else 0.0
+    if (-gain if metric in LOWER_IS_BETTER else gain) < 0:
         print(f"\nBy the eval data's {metric} this model is no better than the untouched one.")
 
 

@@ -3,21 +3,33 @@
 Shapes: K texts an example, B examples, N = K*B texts, T tokens of all texts one after the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from cosent.losses.shapes import NO_TEXT
 
 
 class TokenBatchCollator:
     """Lays the texts of a batch out column by column: all first texts, then all second texts, and so on.
 
-    It only concatenates: the tokens were made when the dataset was.
+    It only concatenates: the tokens were made when the dataset was. Where examples differ in K, a missing text's place
+    is taken by a single token, with `NO_TEXT` as its text id: losses leave it out.
+
+    Args:
+        num_views: how often each text stands in the batch; 2 gives unsupervised SimCSE its second view.
+        groups: gives the ids of groups of texts, (N,) from (N,), that match each other; see `PositiveGroups`.
     """
 
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def __init__(self, *, num_views: int = 1, groups: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None):
+        self.num_views = num_views
+        self.groups = groups
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Make a batch.
 
         Args:
@@ -25,21 +37,27 @@ class TokenBatchCollator:
                 "text_ids" (K,) and, in labelled data, "labels".
 
         Returns:
-            "input_ids" (T,) int64, "lengths" (N,) int64, "text_ids" (N,) int64 and, where rows have them,
-            "labels" (B,) float32.
+            "input_ids" (T,) int64, "lengths" (N,) int64, "text_ids" (N,) int64, "num_columns" K and, where rows have
+            them, "labels" (B,), float32 scores or int64 class ids; with groups also "group_ids" (N,) int64.
         """
-        lengths = np.array([example["lengths"] for example in examples])  # (B, K)
-        text_ids = np.array([example["text_ids"] for example in examples])  # (B, K)
-        texts = [
-            np.split(np.asarray(example["input_ids"]), np.cumsum(example["lengths"])[:-1]) for example in examples
-        ]  # B lists of K
-        batch = {
-            "input_ids": torch.from_numpy(
-                np.concatenate([text for column in zip(*texts, strict=True) for text in column])
-            ).long(),
-            "lengths": torch.from_numpy(lengths.T.reshape(-1)).long(),
-            "text_ids": torch.from_numpy(text_ids.T.reshape(-1)),
+        columns = max(len(example["lengths"]) for example in examples)
+        texts, text_ids = [], []  # B lists of K
+        for example in examples:
+            row = np.split(np.asarray(example["input_ids"]), np.cumsum(example["lengths"])[:-1])
+            lacking = columns - len(row)
+            texts.append((row + [row[0][:1]] * lacking) * self.num_views)
+            text_ids.append([*example["text_ids"], *[NO_TEXT] * lacking] * self.num_views)
+        in_columns = [text for column in zip(*texts, strict=True) for text in column]  # N
+        ids = np.array(text_ids, dtype=np.int64).T.reshape(-1)
+        batch: dict[str, Tensor | int] = {
+            "input_ids": torch.from_numpy(np.concatenate(in_columns)).long(),
+            "lengths": torch.tensor([len(text) for text in in_columns]),
+            "text_ids": torch.from_numpy(ids),
+            "num_columns": columns * self.num_views,
         }
+        if self.groups is not None:
+            batch["group_ids"] = torch.from_numpy(self.groups(ids))
         if "labels" in examples[0]:
-            batch["labels"] = torch.tensor([example["labels"] for example in examples], dtype=torch.float32)
+            labels = torch.from_numpy(np.array([example["labels"] for example in examples]))
+            batch["labels"] = labels.float() if labels.is_floating_point() else labels
         return batch

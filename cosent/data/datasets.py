@@ -1,155 +1,276 @@
-"""Files of labelled pairs as memory-mapped, tokenised datasets.
+"""Files of examples as memory-mapped, tokenised datasets.
 
-Shapes: K texts an example (2 for pairs), N = K texts in one row here, T their tokens.
+Shapes: n examples, K texts in one, N = K texts in one row here, T their tokens.
 """
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Value, config
 from datasets import List as ListOf
+from numpy.typing import NDArray
 from pyarrow import compute
 
-from cosent.data.readers import OnBadRows, Pair, PairReader, ReadReport
+from cosent.data.layouts import Columns, DataFormat, Example
+from cosent.data.positives import PositiveGroups, is_match, matching_pairs
+from cosent.data.readers import ExampleReader, OnBadRows, ReadReport
 from cosent.errors import DataError
 from cosent.modeling import SentenceBert
 from cosent.tokens import is_truncated, tokenize, tokenizer_digest
 
-_PAIR_SCHEMA = pa.schema([("text1", pa.string()), ("text2", pa.string()), ("label", pa.float64())])
-_TOKEN_FEATURES = Features(
-    {
-        "input_ids": ListOf(Value("int32")),
-        "lengths": ListOf(Value("int32")),
-        "text_ids": ListOf(Value("int64")),
-        "labels": Value("float64"),
-        "truncated": Value("int8"),
-    }
-)
+_LABELS = {float: pa.float64(), str: pa.string()}
+_INT64 = Value("int64")
 _ROWS_A_BLOCK = 10_000
 
 
 @dataclass(frozen=True)
-class PairDataset:
-    """Labelled pairs, as read and as tokenised, row for row.
+class Records:
+    """Examples as read.
 
     Attributes:
-        records: "text1", "text2", "label".
-        tokens: "input_ids" (T,) of both texts one after the other, "lengths" (2,), "text_ids" (2,) equal where
-            texts' tokens are, "labels" scalar, and "truncated", how many of the two texts were cut.
+        data_format: what an example is.
+        rows: "texts", K of them, and "label", a score or the name of a class, where the format has one.
         report: what reading the file found.
+        digest: names the content.
     """
 
-    records: Dataset
-    tokens: Dataset
+    data_format: DataFormat
+    rows: Dataset
     report: ReadReport
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """(n,) float64 scores, or the names of classes."""
+        return self.rows.with_format("arrow")["label"][:].to_numpy()
+
+    def select(self, indices: NDArray[np.int64]) -> "Records":
+        """Some of the examples."""
+        digest = blake2b(self.digest.encode() + np.asarray(indices, np.int64).tobytes(), digest_size=16).hexdigest()
+        return replace(self, rows=self.rows.select(indices), digest=digest)
+
+    def sample(self, number: int, seed: int) -> "Records":
+        """A random sample without replacement, in the file's order; all examples where there are no more."""
+        if number >= len(self):
+            return self
+        return self.select(np.sort(np.random.default_rng(seed).choice(len(self), number, replace=False)))
+
+    def to_triplets(self, *, use_negatives: bool = False, positive_label_min: float | None = None) -> "Records":
+        """Turn pairs into anchors with their positives, which is what a contrastive loss learns from.
+
+        Args:
+            use_negatives: give anchors the second texts of their pairs that do not match, as hard negatives.
+            positive_label_min: labels from here on are a match; 0/1 labels need none.
+
+        Returns:
+            An example for each pair that matches.
+
+        Raises:
+            DataError: if labels do not say what matches, or nothing does.
+        """
+        matches = is_match(self.labels, positive_label_min)
+        if matches is None:
+            raise DataError(
+                f"{self.report.path}: labels are graded; --positive_label_min says from which one on a pair matches"
+            )
+        if not matches.any():
+            raise DataError(f"{self.report.path}: no pair matches, so there is no positive to learn from")
+        rows, digest = _to_arrow(matching_pairs(self.rows["texts"], matches, use_negatives=use_negatives))
+        return Records("triplets", rows, self.report, digest)
+
+    def tokenize(self, model: SentenceBert) -> "TextDataset":
+        """Tokenise all texts, once for each tokenizer and length: tokens are kept in the `datasets` cache."""
+        return TextDataset(self, _tokenize(self, model))
+
+
+@dataclass(frozen=True)
+class TextDataset:
+    """Examples as read and as tokenised, row for row.
+
+    Attributes:
+        records: as read.
+        tokens: "input_ids" (T,) of an example's texts one after the other, "lengths" (K,), "text_ids" (K,) equal
+            where texts' tokens are, "truncated", how many of the texts were cut, and "labels": a pair's score, or a
+            number that is equal where classes' names are.
+    """
+
+    records: Records
+    tokens: Dataset
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def select(self, indices: np.ndarray) -> "PairDataset":
-        """Some of the rows."""
-        return PairDataset(self.records.select(indices), self.tokens.select(indices), self.report)
+    @property
+    def data_format(self) -> DataFormat:
+        """What an example is."""
+        return self.records.data_format
+
+    def select(self, indices: NDArray[np.int64]) -> "TextDataset":
+        """Some of the examples."""
+        return TextDataset(self.records.select(indices), self.tokens.select(indices))
+
+    @cached_property
+    def num_texts(self) -> NDArray[np.int64]:
+        """(n,) K of each example."""
+        return compute.list_value_length(self._column("lengths")).to_numpy().astype(np.int64)
 
     @property
-    def labels(self) -> np.ndarray:
-        """(n,) float64 labels."""
-        return np.asarray(self.records.with_format("arrow")["label"][:].to_numpy())
+    def labels(self) -> NDArray[Any]:
+        """(n,) float64 scores, or int64 class ids."""
+        return self._column("labels").to_numpy()
+
+    @property
+    def text_ids(self) -> NDArray[np.int64]:
+        """(sum of K,) text ids, example after example."""
+        return self._column("text_ids").combine_chunks().flatten().to_numpy()
+
+    def positive_groups(self) -> PositiveGroups:
+        """The texts of triplets that are known to match, by their anchors and positives."""
+        anchors = np.cumsum(self.num_texts) - self.num_texts
+        return PositiveGroups.of_pairs(self.text_ids[anchors[:, None] + [0, 1]])
 
     @property
     def truncated_share(self) -> float:
         """Share of texts that lost tokens to the length limit."""
-        return float(np.mean(self.tokens.with_format("numpy")["truncated"][:])) / 2
+        return float(compute.sum(self._column("truncated")).as_py() / self.num_texts.sum())
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return self.tokens.with_format("arrow")[name][:]
 
 
-def load_pairs(
+def read_records(
     path: str | Path,
-    model: SentenceBert,
     *,
-    text_columns: tuple[str, str] | None = None,
+    data_format: DataFormat | Literal["auto"] = "auto",
+    text_columns: tuple[str, ...] | None = None,
     label_column: str | None = None,
     on_bad_rows: OnBadRows = "error",
-) -> PairDataset:
-    """Read, check and tokenise a file of labelled pairs.
+    likely_format: DataFormat | None = None,
+) -> Records:
+    """Read and check a file.
 
-    Rows go to an Arrow file in the `datasets` cache, and so do their tokens, once for each tokenizer and length:
-    memory does not grow with the data.
+    Its rows go to an Arrow file in the `datasets` cache: memory does not grow with the data.
 
     Args:
-        path: the file; see `PairReader` for its format.
-        model: whose tokenizer and length are used.
-        text_columns: see `PairReader`.
-        label_column: see `PairReader`.
-        on_bad_rows: see `PairReader`.
+        path: the file; see `open_rows` for its kinds, and `ExampleReader` for how its columns are found.
+        data_format: what a row means: "pairs" (text, text, score), "sentences", "triplets" (anchor, positive,
+            negatives), "classes" (text, class); "auto" tells by names and fields.
+        text_columns: the text columns, by name or, in a file without a header, by position from 0.
+        label_column: the label's column, likewise.
+        on_bad_rows: "error" raises at the end of the file if any row is bad, "skip" leaves bad rows out.
+        likely_format: what rows of two fields without names mean, which "auto" cannot tell.
 
     Returns:
-        The pairs.
+        The examples.
 
     Raises:
-        DataError: see `PairReader`; also if all labels are the same.
+        DataError: see `ExampleReader`; also if all scores, or all classes, are the same.
     """
-    reader = PairReader(path, text_columns=text_columns, label_column=label_column, on_bad_rows=on_bad_rows)
-    records, digest = _to_arrow(reader)
-    lowest, highest = compute.min_max(records.data["label"]).as_py().values()
-    if lowest == highest:
-        raise DataError(f"{path}: every label is {lowest:g}; pairs can only be ranked where labels differ")
-    return PairDataset(records, _tokenize(records, digest, model), reader.report)
+    columns = Columns(data_format, text_columns, label_column, likely_format)
+    reader = ExampleReader(path, columns, on_bad_rows=on_bad_rows)
+    rows, digest = _to_arrow(reader)
+    assert reader.data_format is not None  # else there was no row, which is an error
+    records = Records(reader.data_format, rows, reader.report, digest)
+    if "label" in rows.column_names:
+        lowest, highest = compute.min_max(rows.data["label"]).as_py().values()
+        if lowest == highest:
+            value = f"label is {lowest:g}" if reader.data_format == "pairs" else f"text is of class {lowest!r}"
+            raise DataError(f"{path}: every {value}; there is nothing to tell apart")
+    return records
 
 
-def _to_arrow(pairs: Iterable[Pair]) -> tuple[Dataset, str]:
-    """Write pairs to an Arrow file that is named by its content; the pairs and that name."""
+def load_data(path: str | Path, model: SentenceBert, **options: Any) -> TextDataset:
+    """Read, check and tokenise a file.
+
+    Args:
+        path: the file.
+        model: whose tokenizer and length are used.
+        options: those of `read_records`.
+
+    Returns:
+        The examples and their tokens.
+
+    Raises:
+        DataError: see `read_records`.
+    """
+    return read_records(path, **options).tokenize(model)
+
+
+def _to_arrow(examples: Iterable[Example]) -> tuple[Dataset, str]:
+    """Write examples to an Arrow file that is named by its content; the rows and that name."""
     folder = Path(config.HF_DATASETS_CACHE) / "cosent"
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"unfinished-{os.getpid()}.arrow"
     content = blake2b(digest_size=16)
-    pairs = iter(pairs)
+    examples = iter(examples)
+    block = list(islice(examples, _ROWS_A_BLOCK))
+    label = _LABELS.get(type(block[0].label))
+    schema = pa.schema([("texts", pa.list_(pa.string())), *([("label", label)] if label else [])])
     try:
-        with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, _PAIR_SCHEMA) as writer:
-            while block := list(islice(pairs, _ROWS_A_BLOCK)):
-                columns = zip(*((pair.text1, pair.text2, pair.label) for pair in block), strict=True)
-                batch = pa.record_batch(list(map(list, columns)), schema=_PAIR_SCHEMA)
+        with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            while block:
+                columns = {"texts": [example.texts for example in block], "label": [example.label for example in block]}
+                batch = pa.record_batch([pa.array(columns[column.name], column.type) for column in schema], schema)
                 for buffer in (buffer for column in batch.columns for buffer in column.buffers() if buffer):
                     content.update(buffer)
                 writer.write_batch(batch)
-        finished = folder / f"pairs-{content.hexdigest()}.arrow"
+                block = list(islice(examples, _ROWS_A_BLOCK))
+        finished = folder / f"records-{content.hexdigest()}.arrow"
         unfinished.replace(finished)
     finally:
         unfinished.unlink(missing_ok=True)
     return Dataset.from_file(str(finished)), content.hexdigest()
 
 
-def _tokenize(records: Dataset, digest: str, model: SentenceBert) -> Dataset:
+def _tokenize(records: Records, model: SentenceBert) -> Dataset:
     limit = model.max_length
 
     def tokenize_rows(rows: dict[str, list]) -> pa.Table:
-        texts = model.prepare([text for pair in zip(rows["text1"], rows["text2"], strict=True) for text in pair])
-        tokens = tokenize(model.tokenizer, texts, limit)  # of N = 2 * rows texts
+        texts = model.prepare([text for texts in rows["texts"] for text in texts])
+        tokens = tokenize(model.tokenizer, texts, limit)  # of N texts
         cut = is_truncated(model.tokenizer, texts, tokens, limit)
-        row_lengths = tokens.lengths.reshape(-1, 2).sum(1)
-        pairs_at = np.arange(0, len(texts) + 1, 2, dtype=np.int32)
-        tokens_at = np.concatenate([[0], row_lengths.cumsum()]).astype(np.int32)
-        return pa.table(
-            {
-                "input_ids": pa.ListArray.from_arrays(tokens_at, tokens.input_ids),
-                "lengths": pa.ListArray.from_arrays(pairs_at, tokens.lengths.astype(np.int32)),
-                "text_ids": pa.ListArray.from_arrays(pairs_at, tokens.text_ids()),
-                "labels": pa.array(rows["label"], pa.float64()),
-                "truncated": pa.array(np.reshape(cut, (-1, 2)).sum(1).astype(np.int8)),
-            }
-        )
+        texts_at = np.cumsum([0, *map(len, rows["texts"])])
+        tokens_at = np.concatenate([[0], tokens.lengths.cumsum()])[texts_at]
+        columns = {
+            "input_ids": _lists(tokens_at, tokens.input_ids),
+            "lengths": _lists(texts_at, tokens.lengths.astype(np.int32)),
+            "text_ids": _lists(texts_at, tokens.text_ids()),
+            "truncated": pa.array(np.add.reduceat(np.asarray(cut, np.int32), texts_at[:-1])),
+        }
+        return pa.table(columns | ({"labels": _label_ids(rows["label"])} if "label" in rows else {}))
 
+    features = {"input_ids": ListOf(Value("int32")), "lengths": ListOf(Value("int32")), "text_ids": ListOf(_INT64)}
+    label = {"pairs": Value("float64"), "classes": _INT64}.get(records.data_format)
     # named by what the tokens depend on: the default name would hash the model's weights too
-    depends_on = repr((digest, tokenizer_digest(model.tokenizer), limit, model.prepare(["Aa"])))
-    return records.map(
+    depends_on = repr((records.digest, tokenizer_digest(model.tokenizer), limit, model.prepare(["Aa"])))
+    return records.rows.map(
         tokenize_rows,
         batched=True,
-        remove_columns=records.column_names,
-        features=_TOKEN_FEATURES,
+        remove_columns=records.rows.column_names,
+        features=Features({**features, "truncated": Value("int32"), **({"labels": label} if label else {})}),
         new_fingerprint=blake2b(depends_on.encode(), digest_size=16).hexdigest(),
         desc="Tokenising",
     )
+
+
+def _lists(offsets: NDArray[np.int64], values: NDArray[Any]) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
+
+
+def _label_ids(labels: list[float] | list[str]) -> pa.Array:
+    """Scores as they are; for a class's name its 64-bit BLAKE2b, which is the same in every file."""
+    if isinstance(labels[0], str):
+        digests = [blake2b(str(name).encode(), digest_size=8).digest() for name in labels]
+        return pa.array(np.frombuffer(b"".join(digests), dtype=np.int64))
+    return pa.array(labels, pa.float64())

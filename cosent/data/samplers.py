@@ -7,13 +7,16 @@ Shapes: n rows, P classes and S rows of each in a batch.
 """
 
 import heapq
+import logging
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosent.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 class ClassBatchSampler:
@@ -39,7 +42,7 @@ class ClassBatchSampler:
     """
 
     def __init__(
-        self, labels: Sequence[Hashable], *, classes_per_batch: int = 4, samples_per_class: int = 8, seed: int = 0
+        self, labels: Iterable[Hashable], *, classes_per_batch: int = 4, samples_per_class: int = 8, seed: int = 0
     ):
         if classes_per_batch < 2 or samples_per_class < 2:
             raise ValueError(
@@ -54,7 +57,7 @@ class ClassBatchSampler:
             raise DataError(f"{len(self._rows)} classes have two rows or more; batches need at least two such classes")
         self.classes_per_batch = min(classes_per_batch, len(self._rows))
         self.samples_per_class = samples_per_class
-        self.batch_size = self.classes_per_batch * samples_per_class
+        self.rows_per_batch = self.classes_per_batch * samples_per_class
         self.seed = seed
         self.epoch = 0
 
@@ -117,7 +120,7 @@ class DistinctTextBatchSampler:
     occurs in more rows than there are batches, and at the end perhaps one more. `num_unplaced` counts them.
 
     Args:
-        text_ids: (n, K) ids that are equal where texts are.
+        text_ids: n arrays (K,) of ids that are equal where texts are.
         batch_size: rows in a batch at most.
         seed: of the order.
         drop_last: leave out what does not fill a batch.
@@ -126,30 +129,31 @@ class DistinctTextBatchSampler:
         DataError: if there are fewer rows than one batch, and they are to be dropped.
     """
 
-    def __init__(self, text_ids: NDArray[np.int64], *, batch_size: int, seed: int = 0, drop_last: bool = False):
+    def __init__(
+        self, text_ids: Sequence[NDArray[np.int64]], *, batch_size: int, seed: int = 0, drop_last: bool = False
+    ):
         self.text_ids = text_ids
-        self.batch_size = batch_size
+        self.rows_per_batch = batch_size
         self.drop_last = drop_last
         self.seed = seed
         self.epoch = 0
         self.num_unplaced = 0
         if not len(self):
-            raise DataError(f"{len(text_ids)} rows do not fill a batch of {batch_size}; there would be no step")
+            raise DataError(f"{len(text_ids)} rows do not fill a batch of {batch_size}, so there would be no step")
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration gives."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.text_ids), self.batch_size)
+        full, rest = divmod(len(self.text_ids), self.rows_per_batch)
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng(self.seed + self.epoch)
         batches: list[list[int]] = [[] for _ in range(len(self))]
-        room = list(
-            range(len(self) + 1)
-        )  # room[b]: a batch at or behind b that may have room; the last stands for none
+        # room[b]: a batch at or behind b that may have room; the last stands for none
+        room = list(range(len(self) + 1))
         earliest: dict[int, int] = {}  # the first batch that a text has not been in
         self.num_unplaced = 0
         for row in rng.permutation(len(self.text_ids)).tolist():
@@ -159,9 +163,16 @@ class DistinctTextBatchSampler:
                 self.num_unplaced += 1
                 continue
             batches[batch].append(row)
-            if len(batches[batch]) == self.batch_size:
+            if len(batches[batch]) == self.rows_per_batch:
                 room[batch] = batch + 1
             earliest.update(dict.fromkeys(texts, batch + 1))
+        if self.num_unplaced:
+            logger.info(
+                "Epoch %d leaves out %d of %d rows, whose texts are in every batch already",
+                self.epoch + 1,
+                self.num_unplaced,
+                len(self.text_ids),
+            )
         yield from (batches[i] for i in rng.permutation(len(batches)))
 
 

@@ -1,7 +1,9 @@
 """Held-out data that shares no text with what is trained on.
 
-Shapes: P pairs.
+Shapes: n examples.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,39 +11,42 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 
-def components(pairs: list[tuple[str, str]]) -> NDArray[np.int64]:
-    """Group pairs that share a text, directly or through others.
+def components(examples: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    """Group examples that share a text, directly or through others.
 
     Args:
-        pairs: P pairs of texts.
+        examples: the texts of n examples, at least one each.
 
     Returns:
-        (P,) the component of each pair.
+        (n,) the component of each example.
     """
     node: dict[str, int] = {}
-    ends = np.array([[node.setdefault(text, len(node)) for text in pair] for pair in pairs]).reshape(-1, 2)
-    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(node), len(node)))
+    first = np.array([node.setdefault(texts[0], len(node)) for texts in examples], dtype=np.int64)
+    other = [[node.setdefault(text, len(node)) for text in texts[1:]] for texts in examples]
+    starts = np.repeat(first, [len(nodes) for nodes in other])
+    ends = np.array([end for nodes in other for end in nodes], dtype=np.int64)
+    graph = coo_array((np.ones(len(ends), np.int8), (starts, ends)), shape=(len(node), len(node)))
     _, component = connected_components(graph, directed=False)
-    return component[ends[:, 0]].astype(np.int64)
+    return component[first].astype(np.int64)
 
 
 def split_by_component(
-    pairs: list[tuple[str, str]], fraction: float, seed: int
+    examples: Sequence[Sequence[str]], fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Hold out whole components, in random order, up to a fraction of the pairs.
+    """Hold out whole components, in random order, up to a fraction of the examples.
 
     Args:
-        pairs: P pairs of texts.
-        fraction: of the pairs to hold out, between 0 and 1; large components may leave it a little short.
+        examples: the texts of n examples.
+        fraction: of the examples to hold out, between 0 and 1; large components may leave it a little short.
         seed: of the random order.
 
     Returns:
-        Indices of the pairs to keep and of those held out, each ascending; no text is on both sides.
+        Indices of the examples to keep and of those held out, each ascending; no text is on both sides.
     """
-    component = components(pairs)
+    component = components(examples)
     sizes = np.bincount(component)
     held_out = np.zeros(len(sizes), dtype=bool)
-    room = int(fraction * len(pairs))
+    room = int(fraction * len(examples))
     for c in np.random.default_rng(seed).permutation(len(sizes)):
         if sizes[c] <= room:
             held_out[c] = True

@@ -1,112 +1,232 @@
-"""Embed a labelled dataset, each distinct text once, and turn its scores into metrics.
+"""Embed a dataset, each distinct text once, and say how well its format's task is done.
 
-Shapes: n pairs, U distinct texts, D dimensions.
+Shapes: n examples, N texts of them, U distinct texts, D dimensions.
 """
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cosent.data.datasets import TextDataset
+from cosent.data.layouts import DataFormat
+from cosent.data.positives import is_match
 from cosent.errors import UserError
+from cosent.evaluation.geometry import GEOMETRY, alignment, class_alignment, uniformity
 from cosent.evaluation.metrics import BEST_DECISIONS, CORRELATIONS, best_decisions, correlations, decision
+from cosent.evaluation.retrieval import NEIGHBORS, RETRIEVAL, neighbor_metrics, retrieval_metrics
 from cosent.modeling import SentenceBert
 from cosent.similarity import pairwise_cosine
 from cosent.tokens import Tokens
 
+TRIPLETS = ("triplet_accuracy", "mean_margin")
+ALIGNMENT_PLUS_UNIFORMITY = "alignment_plus_uniformity"
+LOWER_IS_BETTER = (*GEOMETRY, ALIGNMENT_PLUS_UNIFORMITY)
+
 _PAIRS_AT_ONCE = 65_536  # bounds the two (pairs, D) copies that scoring makes
+_DROPOUT_SEED = 0
 
 
 @dataclass(frozen=True)
-class PairEvaluation:
-    """Metrics by name, and the (n,) float32 scores behind them, in the data's order."""
+class EvaluationOptions:
+    """How to evaluate; what does not concern a dataset's format is not looked at.
+
+    Attributes:
+        batch_size: texts in a batch.
+        positive_label_min: labels of pairs from here on are a match. None: labels of 0 and 1 are taken as they are,
+            and graded labels leave out every metric about decisions.
+        threshold: also say how good this threshold's decisions about pairs are.
+        index: classified texts whose neighbours classify the dataset's. None: the dataset's own other texts.
+        num_neighbors: how many of them vote.
+        show_progress_bar: whether to show progress on stderr.
+    """
+
+    batch_size: int = 64
+    positive_label_min: float | None = None
+    threshold: float | None = None
+    index: TextDataset | None = None
+    num_neighbors: int = 10
+    show_progress_bar: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by name, and for pairs the (n,) float32 scores behind them, in the data's order."""
 
     metrics: dict[str, float]
-    scores: NDArray[np.float32]
+    scores: NDArray[np.float32] | None = None
 
 
-def evaluate_pairs(
-    model: SentenceBert,
-    tokens: Dataset,
-    *,
-    batch_size: int = 64,
-    positive_label_min: float | None = None,
-    threshold: float | None = None,
-    show_progress_bar: bool = False,
-) -> PairEvaluation:
-    """Score labelled pairs by cosine and say how well the scores do.
+@dataclass(frozen=True)
+class _Embedded:
+    """A dataset's U distinct texts, and where each of its N texts is among them."""
+
+    dataset: TextDataset
+    tokens: Tokens
+    embeddings: Tensor  # (U, D) float32
+    text_ids: NDArray[np.int64]  # (U,)
+    rows: NDArray[np.int64]  # (N,), example after example
+
+
+def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptions | None = None) -> Evaluation:
+    """Embed a dataset and say how well the embeddings do what its format is about.
 
     Args:
         model: the encoder.
-        tokens: the `tokens` of a `PairDataset`.
-        batch_size: texts in a batch.
-        positive_label_min: labels from here on are a match. None: labels of 0 and 1 are taken as they are, and
-            graded labels leave out every metric about decisions.
-        threshold: also say how good this threshold's decisions are.
-        show_progress_bar: whether to show progress on stderr.
+        dataset: of any format.
+        options: see `EvaluationOptions`.
 
     Returns:
-        "n" pairs; the metrics of `correlations`; where labels say what matches, those of `best_decisions` and, with
-        a threshold, of `decision`; "seconds", and "texts_per_second" of distinct texts embedded.
+        "n", "alignment" (where labels say what matches) and "uniformity", "seconds", "texts_per_second" of distinct
+        texts, and
+        for pairs: the metrics of `correlations`; where labels say what matches, those of `best_decisions`, and with a
+        threshold those of `decision`;
+        for triplets: where there are negatives "triplet_accuracy", the share of (anchor, positive, negative) in which
+        the positive is nearer, and "mean_margin", how much higher its cosine is; the metrics of `retrieval_metrics`
+        among all positives and negatives;
+        for classes: the metrics of `neighbor_metrics`;
+        for sentences: "alignment" of two embeddings of a text under dropout, and its sum with "uniformity".
 
     Raises:
-        UserError: if an embedding is not finite, or all labels are on one side of positive_label_min.
+        UserError: if an embedding is not finite, or the data cannot be evaluated so; the message says why.
     """
+    options = options or EvaluationOptions()
     start = time.perf_counter()
-    distinct, rows = _distinct_texts(tokens)  # rows: (n, 2) into the U distinct texts
-    embeddings = model.encode_tokens(distinct, batch_size=batch_size, show_progress_bar=show_progress_bar)  # (U, D)
-    scores = _score(embeddings, rows)
-    if not np.isfinite(scores).all():
-        raise UserError("the model's embeddings are not finite; if this is in training, lower the learning rate")
-    labels = tokens.with_format("arrow")["labels"][:].to_numpy()  # float64: numpy's format would round to float32
-    metrics: dict[str, float] = {"n": len(scores), **correlations(scores, labels)}
-    matches = is_match(labels, positive_label_min)
-    if positive_label_min is not None and (np.all(matches) or not np.any(matches)):
+    embedded = _embed(model, dataset, options)
+    evaluator: dict[DataFormat, Callable[[SentenceBert, _Embedded, EvaluationOptions], Evaluation]] = {
+        "pairs": _evaluate_pairs,
+        "triplets": _evaluate_triplets,
+        "classes": _evaluate_classes,
+        "sentences": _evaluate_sentences,
+    }
+    result = evaluator[dataset.data_format](model, embedded, options)
+    seconds = time.perf_counter() - start
+    speed = {"seconds": seconds, "texts_per_second": len(embedded.tokens) / seconds}
+    return Evaluation({"n": len(dataset), **result.metrics, **speed}, result.scores)
+
+
+def metric_names(dataset: TextDataset, positive_label_min: float | None = None) -> tuple[str, ...]:
+    """The quality metrics that `evaluate` gives for a dataset, without a threshold."""
+    if dataset.data_format == "pairs":
+        if is_match(dataset.labels, positive_label_min) is None:
+            return (*CORRELATIONS, "uniformity")
+        return (*CORRELATIONS, *BEST_DECISIONS, *GEOMETRY)
+    names: dict[DataFormat, tuple[str, ...]] = {
+        "triplets": (*(TRIPLETS if _has_negatives(dataset) else ()), *RETRIEVAL),
+        "classes": NEIGHBORS,
+        "sentences": (ALIGNMENT_PLUS_UNIFORMITY,),
+    }
+    return (*names[dataset.data_format], *GEOMETRY)
+
+
+def default_metric(dataset: TextDataset) -> tuple[str, bool]:
+    """What chooses the best model where nobody says, and whether more of it is better."""
+    if dataset.data_format == "triplets":
+        return ("triplet_accuracy" if _has_negatives(dataset) else "mrr"), True
+    metrics = {"pairs": "spearman", "classes": "knn_accuracy", "sentences": ALIGNMENT_PLUS_UNIFORMITY}
+    metric = metrics[dataset.data_format]
+    return metric, metric not in LOWER_IS_BETTER
+
+
+def _has_negatives(dataset: TextDataset) -> bool:
+    return bool((dataset.num_texts > 2).any())
+
+
+def _evaluate_pairs(model: SentenceBert, embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
+    scores = _cosines(embedded.embeddings, *embedded.rows.reshape(-1, 2).T)
+    labels = embedded.dataset.labels
+    limit = options.positive_label_min
+    matches = is_match(labels, limit)
+    if limit is not None and (np.all(matches) or not np.any(matches)):
         raise UserError(
-            f"{'every' if np.all(matches) else 'no'} label reaches --positive_label_min {positive_label_min:g}: "
+            f"{'every' if np.all(matches) else 'no'} label reaches --positive_label_min {limit:g}: "
             f"they go from {labels.min():g} to {labels.max():g}"
         )
+    metrics = correlations(scores, labels)
     if matches is not None:
         metrics.update(best_decisions(scores, matches))
-        if threshold is not None:
-            metrics.update(decision(scores.astype(np.float64), matches, threshold))
-    seconds = time.perf_counter() - start
-    return PairEvaluation({**metrics, "seconds": seconds, "texts_per_second": len(distinct) / seconds}, scores)
+        if options.threshold is not None:
+            metrics.update(decision(scores.astype(np.float64), matches, options.threshold))
+        # the squared distance of two unit vectors is 2 - 2 * cosine
+        metrics["alignment"] = 2 - 2 * float(np.mean(scores[matches], dtype=np.float64)) if matches.any() else math.nan
+    return Evaluation({**metrics, "uniformity": uniformity(embedded.embeddings)}, scores)
 
 
-def is_match(labels: NDArray, positive_label_min: float | None = None) -> NDArray[np.bool_] | None:
-    """Tell which labels mean a match.
+def _evaluate_triplets(model: SentenceBert, embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
+    counts = embedded.dataset.num_texts
+    anchors_at = np.cumsum(counts) - counts
+    column = np.arange(len(embedded.rows)) - np.repeat(anchors_at, counts)
+    anchors, positives = embedded.rows[anchors_at], embedded.rows[anchors_at + 1]
+    of_example = np.repeat(np.arange(len(counts)), counts)[column > 1]  # (negatives,)
+    metrics: dict[str, float] = {}
+    if len(of_example):
+        near = _cosines(embedded.embeddings, anchors, positives)[of_example].astype(np.float64)
+        margins = near - _cosines(embedded.embeddings, anchors[of_example], embedded.rows[column > 1])
+        metrics = {"triplet_accuracy": float(np.mean(margins > 0)), "mean_margin": float(np.mean(margins))}
+    candidates, found_at = np.unique(embedded.rows[column > 0], return_inverse=True)
+    groups = torch.from_numpy(embedded.dataset.positive_groups()(embedded.text_ids))
+    retrieval = retrieval_metrics(
+        embedded.embeddings[anchors],
+        groups[anchors],
+        embedded.embeddings[candidates],
+        groups[candidates],
+        torch.from_numpy(found_at[column[column > 0] == 1]),
+    )
+    return Evaluation(
+        {
+            **metrics,
+            **retrieval,
+            "alignment": alignment(embedded.embeddings[anchors], embedded.embeddings[positives]),
+            "uniformity": uniformity(embedded.embeddings),
+        }
+    )
 
-    Args:
-        labels: (n,) numbers.
-        positive_label_min: the lowest label that does; None: 1 does, and 0 does not.
 
-    Returns:
-        (n,) booleans, or None where no minimum is given and labels are not 0 and 1.
-    """
-    if positive_label_min is not None:
-        return labels >= positive_label_min
-    return labels == 1 if np.isin(labels, (0, 1)).all() else None
+def _evaluate_classes(model: SentenceBert, embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
+    queries, labels = embedded.embeddings[embedded.rows], torch.tensor(embedded.dataset.labels)
+    index: tuple[Tensor, Tensor] | tuple[()] = ()
+    if options.index is not None:
+        other = _embed(model, options.index, options)
+        index = other.embeddings[other.rows], torch.tensor(options.index.labels)
+    metrics = neighbor_metrics(queries, labels, *index, k=options.num_neighbors)
+    if not metrics["n"]:
+        raise UserError(
+            f"{embedded.dataset.records.report.path}: no text has another of its class to be found; are class names "
+            "written as in the training data?"
+        )
+    return Evaluation(
+        {**metrics, "alignment": class_alignment(queries, labels), "uniformity": uniformity(embedded.embeddings)}
+    )
 
 
-def pair_metric_names(labels: NDArray, positive_label_min: float | None = None) -> tuple[str, ...]:
-    """The quality metrics that `evaluate_pairs` gives without a threshold for such labels."""
-    return CORRELATIONS if is_match(labels, positive_label_min) is None else CORRELATIONS + BEST_DECISIONS
+def _evaluate_sentences(model: SentenceBert, embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):  # what training draws next must not depend on an evaluation
+        torch.manual_seed(_DROPOUT_SEED)
+        views = [model.encode_tokens(embedded.tokens, batch_size=options.batch_size, dropout=True) for _ in range(2)]
+    near, spread = alignment(*views), uniformity(embedded.embeddings)
+    return Evaluation({ALIGNMENT_PLUS_UNIFORMITY: near + spread, "alignment": near, "uniformity": spread})
 
 
-def _distinct_texts(tokens: Dataset) -> tuple[Tokens, NDArray[np.int64]]:
-    table = tokens.with_format("arrow")[:]
+def _embed(model: SentenceBert, dataset: TextDataset, options: EvaluationOptions) -> _Embedded:
+    table = dataset.tokens.with_format("arrow")[:]
     columns = {name: table[name].combine_chunks().flatten().to_numpy() for name in ("input_ids", "lengths", "text_ids")}
     texts = Tokens(columns["input_ids"], columns["lengths"].astype(np.int64)).split()
-    _, first, rows = np.unique(columns["text_ids"], return_index=True, return_inverse=True)
+    text_ids, first, rows = np.unique(columns["text_ids"], return_index=True, return_inverse=True)
     distinct = [texts[i] for i in first]
-    return Tokens(np.concatenate(distinct), np.array([len(text) for text in distinct])), rows.reshape(-1, 2)
+    tokens = Tokens(np.concatenate(distinct), np.array([len(text) for text in distinct]))
+    embeddings = model.encode_tokens(tokens, batch_size=options.batch_size, show_progress_bar=options.show_progress_bar)
+    if not embeddings.isfinite().all():
+        raise UserError("the model's embeddings are not finite; if this is in training, lower the learning rate")
+    return _Embedded(dataset, tokens, embeddings, text_ids, rows)
 
 
-def _score(embeddings: Tensor, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    blocks = torch.from_numpy(rows).split(_PAIRS_AT_ONCE)
-    return torch.cat([pairwise_cosine(embeddings[block[:, 0]], embeddings[block[:, 1]]) for block in blocks]).numpy()
+def _cosines(embeddings: Tensor, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Cosines of embeddings with others, both by row number."""
+    blocks = zip(*(torch.tensor(rows).split(_PAIRS_AT_ONCE) for rows in (first, second)), strict=True)
+    return torch.cat([pairwise_cosine(embeddings[one], embeddings[two]) for one, two in blocks]).numpy()

@@ -1,6 +1,6 @@
 """Losses: pure functions of embeddings (K, B, D), labels (B,) and text ids (N,)."""
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -12,7 +12,13 @@ __all__ = ["AnglELoss", "BatchHardTripletLoss", "CoSENTLoss", "InfoNCELoss", "Lo
 
 
 class Loss(Protocol):
-    """What a trainer needs of a loss."""
+    """What a trainer needs of a loss.
+
+    Attributes:
+        data_formats: the formats of data that it learns from.
+    """
+
+    data_formats: ClassVar[tuple[str, ...]]
 
     def __call__(self, embeddings: Tensor, labels: Tensor | None = None, text_ids: Tensor | None = None) -> Tensor:
         """The loss of a batch: (K, B, D), (B,) and (K*B,) in, a scalar out."""

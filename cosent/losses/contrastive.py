@@ -3,15 +3,18 @@
 Shapes: K texts an example, B examples, N = K*B texts, D dimensions, M candidates.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosent.similarity import cosine_matrix
+from cosent.losses.shapes import NO_TEXT
+from cosent.similarity import cosine_matrix, pairwise_cosine
 
 Negatives = Literal["targets", "all"]
+
+_SAME = 1e-6  # a cosine this near to 1 differs by rounding alone
 
 
 class InfoNCELoss(nn.Module):
@@ -20,7 +23,9 @@ class InfoNCELoss(nn.Module):
     With "targets" the anchors are the first texts, and the candidates all positives and hard negatives of the batch
     (the form of the SimCSE paper). With "all" (NT-Xent) first and second texts are both anchors, and the candidates
     are all other texts of the batch. A candidate that is the anchor's or the positive's own text under another
-    number, by its text id, is no negative: it is left out of the sum.
+    number, by its text id, is no negative: it is left out of the sum. Give ids of groups of texts that are known to
+    match in place of text ids, and no text is a negative of its own group. Places without a text, whose id is
+    `NO_TEXT`, are nobody's candidates.
 
     Args:
         scale: what cosines are multiplied by, s above, the inverse of a temperature; above 0.
@@ -33,6 +38,8 @@ class InfoNCELoss(nn.Module):
     Reference: van den Oord, Li and Vinyals, 2018, equation 4; Gao, Yao and Chen, "SimCSE", 2021, equations 1 and 5;
         Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020, equation 1 ("all").
     """
+
+    data_formats: ClassVar[tuple[str, ...]] = ("sentences", "triplets")
 
     def __init__(self, scale: float = 20.0, negatives: Negatives = "targets", symmetric: bool = False):
         super().__init__()
@@ -53,7 +60,7 @@ class InfoNCELoss(nn.Module):
             embeddings: (K, B, D), K >= 2: anchors, positives, then hard negatives. Unsupervised SimCSE embeds each
                 sentence twice under dropout, K = 2.
             labels: not used.
-            text_ids: (N,) equal where texts are; None where no two texts are.
+            text_ids: (N,) equal where texts, or their groups, are; None where no two are.
 
         Returns:
             Scalar, float32 (float64 for float64 embeddings).
@@ -81,21 +88,30 @@ class InfoNCELoss(nn.Module):
         """What an anchor was compared with; arguments as for `forward`.
 
         Returns:
-            Two 0-dimensional float32 tensors, means over anchors: "negatives", candidates other than the positive,
-            and "masked_negatives", those left out because their text is the anchor's or the positive's.
+            0-dimensional float32 tensors, the first two means over anchors: "negatives", candidates other than the
+            positive; "masked_negatives", those left out because their text is the anchor's or the positive's;
+            "identical_views", 1 where all positives are their anchors' own texts and have their very embeddings, as
+            in SimCSE without dropout.
         """
         pick = _all_to_all if self.negatives == "all" else _to_targets
-        _, candidates, targets, left_out = pick(embeddings, _check(embeddings, text_ids))
+        ids = _check(embeddings, text_ids)
+        _, candidates, targets, left_out = pick(embeddings, ids)
+        absent = (ids == NO_TEXT).sum()
         itself = 1 if self.negatives == "all" else 0
-        masked = left_out.float().sum(1).mean() - itself
-        return {"negatives": len(candidates) - 1 - itself - masked, "masked_negatives": masked}
+        masked = left_out.float().sum(1).mean() - itself - absent
+        equal = (ids[0] == ids[1]).all() & (pairwise_cosine(embeddings[0], embeddings[1]) > 1 - _SAME).all()
+        return {
+            "negatives": len(candidates) - 1 - itself - absent - masked,
+            "masked_negatives": masked,
+            "identical_views": equal.float(),
+        }
 
 
 def _to_targets(embeddings: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """First texts against all others: anchors (B, D), candidates (M, D), targets (B,), left out (B, M)."""
     candidate_ids = ids[1:].reshape(-1)  # (M,), M = (K-1)*B
     targets = torch.arange(ids.shape[1], device=ids.device)
-    left_out = (candidate_ids == ids[0, :, None]) | (candidate_ids == ids[1, :, None])
+    left_out = (candidate_ids == ids[0, :, None]) | (candidate_ids == ids[1, :, None]) | (candidate_ids == NO_TEXT)
     left_out[targets, targets] = False
     return embeddings[0], embeddings[1:].flatten(0, 1), targets, left_out
 
@@ -106,7 +122,7 @@ def _all_to_all(embeddings: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor
     anchors = torch.arange(2 * size, device=ids.device)
     targets = anchors.roll(size)  # a first text's target is its second, and the other way round
     flat = ids.reshape(-1)  # (N,)
-    left_out = (flat == flat[anchors, None]) | (flat == flat[targets, None])
+    left_out = (flat == flat[anchors, None]) | (flat == flat[targets, None]) | (flat == NO_TEXT)
     left_out[anchors, targets] = False
     left_out[anchors, anchors] = True
     return embeddings[:2].flatten(0, 1), embeddings.flatten(0, 1), targets, left_out

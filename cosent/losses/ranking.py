@@ -3,6 +3,8 @@
 Shapes: K texts an example, B examples, D dimensions.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -32,6 +34,7 @@ class CoSENTLoss(nn.Module):
     Reference: Huang et al., "CoSENT: Consistent Sentence Embedding via Similarity Ranking", 2024.
     """
 
+    data_formats: ClassVar[tuple[str, ...]] = ("pairs",)
     score = staticmethod(pairwise_cosine)
 
     def __init__(self, scale: float = 20.0):

@@ -5,6 +5,10 @@ Shapes: K texts an example, B examples, D dimensions.
 
 from torch import Tensor
 
+# The text id of a place that holds no text, where an example has fewer texts than others of its batch: a number that
+# nobody counts with, and that a 64-bit hash of a text hits once in 2**64.
+NO_TEXT = -(2**63)
+
 
 def check_labels(embeddings: Tensor, labels: Tensor | None, *, columns: int, meaning: str) -> Tensor:
     """Insist on one label an example.

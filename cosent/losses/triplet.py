@@ -3,7 +3,7 @@
 Shapes: B examples, D dimensions.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from cosent.similarity import cosine_matrix, euclidean_matrix
 
 Distance = Literal["euclidean", "cosine"]
 Mining = Literal["hard", "semi_hard", "all"]
+
+_COLLAPSED = 0.01  # of the embeddings' length
 
 
 class BatchHardTripletLoss(nn.Module):
@@ -37,6 +39,8 @@ class BatchHardTripletLoss(nn.Module):
     Reference: Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, equations
         5 ("hard") and 6 ("all"); Schroff, Kalenichenko and Philbin, "FaceNet", 2015, section 3.2 ("semi_hard").
     """
+
+    data_formats: ClassVar[tuple[str, ...]] = ("classes",)
 
     def __init__(
         self,
@@ -117,18 +121,24 @@ class BatchHardTripletLoss(nn.Module):
         """Whether it works: distances that both approach zero mean collapse; arguments as for `forward`.
 
         Returns:
-            Three 0-dimensional float32 tensors, means over valid anchors: "hardest_positive" and "hardest_negative",
-            distances, and "active_triplets", the share of hardest triplets whose hinge is open.
+            0-dimensional float32 tensors, the first three means over valid anchors: "hardest_positive" and
+            "hardest_negative", distances; "active_triplets", the share of hardest triplets whose hinge is open;
+            "collapsed", 1 where both distances are next to nothing beside the embeddings' length (beside 1, for the
+            cosine distance).
         """
         labels = check_labels(embeddings, labels, columns=1, meaning="class ids")
         positive, negative = _pairs(labels)
-        farthest, nearest = _hardest(self._distances(embeddings[0].detach()), positive, negative)
+        texts = embeddings[0].detach()
+        farthest, nearest = _hardest(self._distances(texts), positive, negative)
         valid = positive.any(1) & negative.any(1)
-        active = (self.margin + farthest - nearest > 0).float()
+        hardest_positive, hardest_negative = _mean(farthest, valid), _mean(nearest, valid)
+        length = 1.0 if self.distance == "cosine" else torch.linalg.vector_norm(texts.float(), dim=-1).mean()
+        close = torch.maximum(hardest_positive, hardest_negative) <= _COLLAPSED * length
         return {
-            "hardest_positive": _mean(farthest, valid),
-            "hardest_negative": _mean(nearest, valid),
-            "active_triplets": _mean(active, valid),
+            "hardest_positive": hardest_positive,
+            "hardest_negative": hardest_negative,
+            "active_triplets": _mean((self.margin + farthest - nearest > 0).float(), valid),
+            "collapsed": (close & valid.any()).float(),
         }
 
 

@@ -9,8 +9,14 @@ from transformers import TrainingArguments
 from cosent.checkpoint import PoolingMode
 from cosent.data.readers import OnBadRows
 from cosent.errors import UserError
-from cosent.losses import AnglELoss, CoSENTLoss
+from cosent.evaluation.evaluators import LOWER_IS_BETTER
+from cosent.losses import AnglELoss, BatchHardTripletLoss, CoSENTLoss, InfoNCELoss, Loss
+from cosent.losses.contrastive import Negatives
+from cosent.losses.triplet import Distance, Mining
 from cosent.progress import is_watched
+
+# spelt out, as argument parsers need it
+DataFormatChoice = Literal["auto", "pairs", "sentences", "triplets", "classes"]
 
 
 @dataclass
@@ -38,6 +44,10 @@ class ModelArguments:
     attn_implementation: str | None = field(
         default=None, metadata={"help": "transformers' name of an attention implementation: eager, sdpa, ..."}
     )
+    dropout: float | None = field(
+        default=None,
+        metadata={"help": "Rate of hidden and attention dropout in training. Default: as the checkpoint says."},
+    )
     # Fine-tuning half-precision weights, in which many checkpoints are stored, loses small updates.
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = field(
         default="float32", metadata={"help": "Type of the weights; auto: as stored. --bf16 trains float32 weights."}
@@ -46,11 +56,15 @@ class ModelArguments:
 
 @dataclass
 class ReadingArguments:
-    """How to read files of labelled pairs."""
+    """How to read data files."""
 
+    data_format: DataFormatChoice = field(
+        default="auto",
+        metadata={"help": "What a row means. auto: what the loss learns from, or what its names and fields say."},
+    )
     text_columns: str | None = field(
         default=None,
-        metadata={"help": "The two text columns, as name1,name2, or by position from 0 without a header: 1,2."},
+        metadata={"help": "The text columns, as name1,name2, or by position from 0 without a header: 1,2."},
     )
     label_column: str | None = field(default=None, metadata={"help": "The label's column, by name or position."})
     on_bad_rows: OnBadRows = field(
@@ -60,57 +74,119 @@ class ReadingArguments:
         default=None,
         metadata={"help": "Graded labels from here on are a match, for thresholds and accuracy. 0/1 labels need none."},
     )
+    num_neighbors: int = field(
+        default=10, metadata={"help": "Nearest neighbours that vote on a text's class, in evaluation."}
+    )
 
     def __post_init__(self) -> None:
-        if self.text_columns is not None and len(self.text_columns.split(",")) != 2:
-            raise UserError(f"--text_columns must name two columns, as in a,b; got {self.text_columns!r}")
+        if self.num_neighbors < 1:
+            raise UserError(f"--num_neighbors must be at least 1, got {self.num_neighbors}")
 
     @property
     def reading_options(self) -> dict[str, Any]:
-        """The options of `load_pairs`."""
-        names = self.text_columns and tuple(name.strip() for name in self.text_columns.split(","))
-        return {"text_columns": names, "label_column": self.label_column, "on_bad_rows": self.on_bad_rows}
+        """The options of `read_records`."""
+        return {
+            "data_format": self.data_format,
+            "text_columns": _names(self.text_columns),
+            "label_column": self.label_column,
+            "on_bad_rows": self.on_bad_rows,
+        }
 
 
 @dataclass(kw_only=True)
 class DataArguments(ReadingArguments):
-    """Which pairs to train, choose and test on."""
+    """Which data to train, choose and test on."""
 
-    train_data_path: str = field(metadata={"help": "Pairs to train on: text, text, label. See README for formats."})
+    train_data_path: str = field(metadata={"help": "What to train on. README says which data each loss wants."})
     eval_data_path: str | None = field(
-        default=None, metadata={"help": "Pairs that choose the best checkpoint and the threshold."}
+        default=None, metadata={"help": "What chooses the best checkpoint and, for pairs, the threshold."}
+    )
+    eval_data_format: DataFormatChoice = field(
+        default="auto", metadata={"help": "What a row of the eval and test data means, as for --data_format."}
+    )
+    eval_text_columns: str | None = field(
+        default=None,
+        metadata={"help": "As --text_columns, for eval and test data. Default: the same, if their format is given so."},
+    )
+    eval_label_column: str | None = field(
+        default=None, metadata={"help": "As --label_column, for eval and test data. Default: likewise."}
     )
     eval_fraction: float = field(
         default=0.1,
-        metadata={"help": "Without --eval_data_path: share of the training pairs to hold out, by text. 0: none."},
+        metadata={"help": "Without --eval_data_path: share of the training data to hold out, by text. 0: none."},
     )
     test_data_path: str | None = field(
-        default=None, metadata={"help": "Pairs that choose nothing: scored before and after training."}
+        default=None, metadata={"help": "Data that chooses nothing: scored before and after training."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on a random sample of this many examples, drawn with --seed."}
+    )
+    use_negatives: bool = field(
+        default=False,
+        metadata={"help": "Pairs with infonce: the second text of a 0 row is a hard negative of its first text."},
+    )
+    knn_index: Literal["train", "eval"] = field(
+        default="train",
+        metadata={"help": "Classes: look for neighbours in the training data, or in the evaluated data itself."},
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.eval_fraction < 1:
             raise UserError(f"--eval_fraction must be at least 0 and below 1, got {self.eval_fraction}")
+        if self.max_train_samples is not None and self.max_train_samples < 1:
+            raise UserError(f"--max_train_samples must be at least 1, got {self.max_train_samples}")
+
+    @property
+    def eval_reading_options(self) -> dict[str, Any]:
+        """The options of `read_records` for eval and test data: columns declared for another format do not apply."""
+        options = {**self.reading_options, "data_format": self.eval_data_format}
+        if self.eval_data_format != self.data_format or self.eval_text_columns or self.eval_label_column:
+            options["text_columns"] = _names(self.eval_text_columns)
+            options["label_column"] = self.eval_label_column
+        return options
 
 
 @dataclass
 class LossArguments:
     """What to minimise."""
 
-    loss: Literal["cosent", "angle"] = field(
-        default="cosent", metadata={"help": "Ranking by cosine, or by AnglE's angle in complex space."}
+    loss: Literal["cosent", "angle", "infonce", "batch_hard_triplet"] = field(
+        default="cosent",
+        metadata={
+            "help": "Ranking of pairs by cosine, or by AnglE's angle; InfoNCE with in-batch negatives (SimCSE for "
+            "sentences); triplets of classes."
+        },
     )
     scale: float = field(default=20.0, metadata={"help": "What scores are multiplied by: 1 / temperature."})
+    negatives: Negatives = field(
+        default="targets",
+        metadata={"help": "infonce: each anchor against all positives and negatives, or all texts against all others."},
+    )
+    symmetric: bool = field(default=False, metadata={"help": "infonce: positives look for their anchors, too."})
+    margin: float = field(default=1.0, metadata={"help": "batch_hard_triplet: how much farther a negative should be."})
+    distance: Distance = field(default="euclidean", metadata={"help": "batch_hard_triplet: euclidean, or 1 - cosine."})
+    soft_margin: bool = field(default=False, metadata={"help": "batch_hard_triplet: softplus in place of a margin."})
+    mining: Mining = field(default="hard", metadata={"help": "batch_hard_triplet: which triplets of a batch to take."})
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
             raise UserError(f"--scale must be above 0, got {self.scale}")
 
-    def build(self) -> CoSENTLoss:
+    def build(self) -> Loss:
         """The loss itself."""
-        losses = {"cosent": CoSENTLoss, "angle": AnglELoss}
-        return losses[self.loss](scale=self.scale)
+        try:
+            if self.loss == "infonce":
+                return InfoNCELoss(self.scale, self.negatives, self.symmetric)
+            if self.loss == "batch_hard_triplet":
+                return BatchHardTripletLoss(self.margin, self.distance, self.soft_margin, mining=self.mining)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return {"cosent": CoSENTLoss, "angle": AnglELoss}[self.loss](scale=self.scale)
+
+
+def _names(columns: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in columns.split(",")) if columns else None
 
 
 @dataclass
@@ -128,6 +204,13 @@ class CosentTrainingArguments(TrainingArguments):
     warmup_ratio: float | None = field(
         default=None, metadata={"help": "Share of all steps to warm up over, like a --warmup_steps below 1."}
     )
+    classes_per_batch: int = field(
+        default=4, metadata={"help": "Classes: how many in a batch; the batch size follows."}
+    )
+    samples_per_class: int = field(default=8, metadata={"help": "Classes: rows of each in a batch, at most."})
+    no_duplicate_texts: bool = field(
+        default=False, metadata={"help": "infonce: keep rows that share a text in different batches."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without a better metric_for_best_model."}
     )
@@ -144,7 +227,13 @@ class CosentTrainingArguments(TrainingArguments):
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, the best among them."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best model, not the last."})
-    metric_for_best_model: str = field(default="eval_spearman", metadata={"help": "What makes a model the best."})
+    metric_for_best_model: str = field(
+        default="auto",
+        metadata={
+            "help": "What makes a model the best. auto: eval_spearman for pairs, eval_triplet_accuracy, "
+            "eval_knn_accuracy for classes, eval_alignment_plus_uniformity (lower is better) for sentences."
+        },
+    )
     # The batch's columns are the model's and the loss's together; the parent would keep only the model's.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Has nothing to remove here."})
     report_to: str = field(default="none", metadata={"help": "Where to report: none, tensorboard, wandb, ..."})
@@ -162,6 +251,10 @@ class CosentTrainingArguments(TrainingArguments):
             self.save_strategy = self.eval_strategy
         if self.save_steps is None:
             self.save_steps = self.eval_steps or self.logging_steps  # as the parent does for eval_steps
+        if self.greater_is_better is None and self.metric_for_best_model.removeprefix("eval_") in LOWER_IS_BETTER:
+            self.greater_is_better = False
+        if self.classes_per_batch < 2 or self.samples_per_class < 2:
+            raise UserError("--classes_per_batch and --samples_per_class must be at least 2")
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
             if self.early_stopping_patience is not None:

@@ -3,39 +3,56 @@
 Shapes: K texts an example, B examples, N = K*B texts, D dimensions.
 """
 
+import logging
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from cosent.data.collator import TokenBatchCollator
-from cosent.data.datasets import PairDataset
+from cosent.data.datasets import TextDataset
+from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler
 from cosent.errors import UserError
-from cosent.evaluation.evaluators import evaluate_pairs, pair_metric_names
+from cosent.evaluation.evaluators import EvaluationOptions, default_metric, evaluate, metric_names
 from cosent.losses import Loss
 from cosent.modeling import SentenceBert
 from cosent.training.arguments import CosentTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+# What a loss's statistic says when it is mostly 1.
+_WARNINGS = {
+    "collapsed": "The hardest positives and the hardest negatives are all next to their anchors: the encoder maps all "
+    "texts to one point. Lower the learning rate, or use --mining all or --soft_margin True.",
+    "identical_views": "The two views of each sentence do not differ, so there is nothing to learn: the backbone's "
+    "dropout is off. Turn it on with --dropout 0.1.",
+}
 
 
 class CosentTrainer(Trainer):
     """Fine-tunes a SentenceBert.
 
-    Evaluation draws no random numbers and restores the model's mode, so it changes nothing about training.
-    Checkpoints are complete folders that `SentenceBert` and sentence-transformers load.
+    Evaluation leaves the generators that training draws from as they are and restores the model's mode, so it changes
+    nothing about training. Checkpoints are complete folders that `SentenceBert` and sentence-transformers load.
 
     Args:
         model: the encoder.
         args: see `CosentTrainingArguments`.
         loss: a function of embeddings (K, B, D), labels (B,) and text ids (N,).
-        train_dataset: pairs to train on.
-        eval_dataset: pairs that choose the best checkpoint.
-        positive_label_min: labels from here on are a match; see `evaluate_pairs`.
+        train_dataset: what to train on, of a format that the loss learns from. Sentences are embedded twice where the
+            loss wants more than one text an example.
+        eval_dataset: what chooses the best checkpoint, of any format.
+        evaluation: how to evaluate; the batch size and the progress bar come from `args`.
         callbacks: more callbacks.
 
     Raises:
-        UserError: from `train`, if `metric_for_best_model` is none of the metrics.
+        UserError: if the loss does not learn from such data; from `train`, if `metric_for_best_model` is none of the
+            metrics, or there would be no step.
     """
 
     # The loss is one value for its batch: under accumulation the parent divides by the number of batches.
@@ -47,29 +64,45 @@ class CosentTrainer(Trainer):
         args: CosentTrainingArguments,
         loss: Loss,
         *,
-        train_dataset: PairDataset | None = None,
-        eval_dataset: PairDataset | None = None,
-        positive_label_min: float | None = None,
+        train_dataset: TextDataset | None = None,
+        eval_dataset: TextDataset | None = None,
+        evaluation: EvaluationOptions | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         callbacks = list(callbacks or ())
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        if eval_dataset is not None and args.metric_for_best_model == "auto":
+            metric, args.greater_is_better = default_metric(eval_dataset)
+            args.metric_for_best_model = f"eval_{metric}"
+        self._batch_sampler: ClassBatchSampler | DistinctTextBatchSampler | None = None
+        collator = TokenBatchCollator()
+        if train_dataset is not None:
+            _check_format(loss, train_dataset)
+            self._batch_sampler = _batch_sampler(train_dataset, args)
+            collator = TokenBatchCollator(
+                num_views=2 if train_dataset.data_format == "sentences" else 1,
+                groups=train_dataset.positive_groups() if train_dataset.data_format == "triplets" else None,
+            )
         super().__init__(
             model=model,
             args=args,
-            data_collator=TokenBatchCollator(),
+            data_collator=collator,
             train_dataset=train_dataset.tokens.with_format("numpy") if train_dataset else None,
-            eval_dataset=eval_dataset.tokens if eval_dataset else None,
+            eval_dataset=eval_dataset,  # the parent asks for its length alone
             callbacks=callbacks,
         )
         self.loss = loss
-        self.positive_label_min = positive_label_min
-        self.eval_metric_names = pair_metric_names(eval_dataset.labels, positive_label_min) if eval_dataset else ()
-        # what `remove_unused_columns` would keep: the parent asks the model alone, and the loss reads two more
+        self.evaluation = replace(
+            evaluation or EvaluationOptions(),
+            batch_size=args.eval_batch_size,
+            show_progress_bar=not args.disable_tqdm,
+        )
+        # what `remove_unused_columns` would keep: the parent asks the model alone, and the loss reads more
         self._signature_columns: Any = ["input_ids", "lengths", "text_ids", "labels"]
         self._statistics: dict[str, Tensor] = {}  # sums since the last log, kept on the device
         self._statistics_steps = 0
+        self._warned: set[str] = set()
         options = {name: value for name, value in vars(loss).items() if name != "training" and name[0] != "_"}
         model.settings.loss = {"name": type(loss).__name__, **options}
         model.settings.decision = None  # a threshold belongs to the weights that it was chosen for
@@ -77,18 +110,33 @@ class CosentTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, as the parent does, once the metric for the best model is known to exist."""
         metric = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if self.args.eval_strategy != IntervalStrategy.NO and metric not in self.eval_metric_names:
-            raise UserError(
-                f"--metric_for_best_model {self.args.metric_for_best_model} is none of the metrics of this eval data: "
-                + ", ".join(f"eval_{name}" for name in self.eval_metric_names)
-            )
+        if self.args.eval_strategy != IntervalStrategy.NO and isinstance(self.eval_dataset, TextDataset):
+            names = metric_names(self.eval_dataset, self.evaluation.positive_label_min)
+            if metric not in names:
+                raise UserError(
+                    f"--metric_for_best_model {self.args.metric_for_best_model} is none of the metrics of this eval "
+                    "data: " + ", ".join(f"eval_{name}" for name in names)
+                )
         return super().train(*args, **kwargs)
 
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate, as the parent does; a `PairDataset` may be given, too."""
-        if isinstance(eval_dataset, PairDataset):
-            eval_dataset = eval_dataset.tokens
-        return super().evaluate(eval_dataset, *args, **kwargs)
+    def get_train_dataloader(self) -> DataLoader:
+        """The parent's, but with batches of several rows a class, or without equal texts, where those are wanted."""
+        if self._batch_sampler is None:
+            plain = super().get_train_dataloader()
+            if not len(plain):
+                raise UserError("no batch is full, and --dataloader_drop_last leaves such out: there is no step")
+            return plain
+        dataset: Any = self.train_dataset
+        loader = DataLoader(
+            dataset,
+            batch_sampler=self._batch_sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+        return self.accelerator.prepare(loader)
 
     def compute_loss(
         self,
@@ -98,9 +146,11 @@ class CosentTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Embed all columns of the batch in one forward and call the loss; see the parent for the arguments."""
-        labels, text_ids = inputs["labels"], inputs["text_ids"]
+        labels = inputs.get("labels")
+        # what is known to match is no negative, and a text matches itself
+        text_ids = inputs.get("group_ids", inputs["text_ids"])
         embeddings = model(inputs["input_ids"], inputs["lengths"])  # (N, D)
-        embeddings = embeddings.view(-1, len(labels), embeddings.shape[-1])  # (K, B, D)
+        embeddings = embeddings.view(inputs["num_columns"], -1, embeddings.shape[-1])  # (K, B, D)
         loss = self.loss(embeddings, labels, text_ids)
         for name, value in self.loss.statistics(embeddings.detach(), labels, text_ids).items():
             self._statistics[name] = self._statistics.get(name, torch.zeros_like(value)) + value
@@ -108,10 +158,15 @@ class CosentTrainer(Trainer):
         return (loss, embeddings) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss's statistics, means over the batches since the last log."""
+        """Add the loss's statistics, means over the batches since the last log; warn once of what they give away."""
         if "loss" in logs and self._statistics_steps:
-            logs.update({name: (total / self._statistics_steps).item() for name, total in self._statistics.items()})
+            means = {name: (total / self._statistics_steps).item() for name, total in self._statistics.items()}
             self._statistics, self._statistics_steps = {}, 0
+            for name in means.keys() & _WARNINGS.keys() - self._warned:
+                if means[name] > 0.5:
+                    self._warned.add(name)
+                    logger.warning(_WARNINGS[name])
+            logs.update(means)
         super().log(logs, start_time)
 
     def evaluation_loop(
@@ -119,17 +174,10 @@ class CosentTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Evaluate the dataloader's dataset as a whole: each distinct text once, not batch by batch."""
         model: SentenceBert = self.accelerator.unwrap_model(self.model)
-        result = evaluate_pairs(
-            model,
-            dataloader.dataset,
-            batch_size=self.args.eval_batch_size,
-            positive_label_min=self.positive_label_min,
-            show_progress_bar=not self.args.disable_tqdm,
-        )
+        result = evaluate(model, dataloader.dataset, self.evaluation)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics.items()}
-        return EvalLoopOutput(
-            predictions=result.scores, label_ids=None, metrics=metrics, num_samples=len(result.scores)
-        )
+        scores = np.empty(0) if result.scores is None else result.scores
+        return EvalLoopOutput(predictions=scores, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # the parent would write the bare weights, and pickle its arguments
@@ -143,3 +191,42 @@ class CosentTrainer(Trainer):
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None  # the parent asks first
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _check_format(loss: Loss, dataset: TextDataset) -> None:
+    if dataset.data_format not in loss.data_formats:
+        fix = ""
+        if dataset.data_format == "pairs" and "triplets" in loss.data_formats:
+            fix = "; make triplets of the pairs that match with Records.to_triplets, as scripts/train.py does"
+        raise UserError(
+            f"{type(loss).__name__} learns from {' or '.join(loss.data_formats)}, and "
+            f"{dataset.records.report.path} holds {dataset.data_format}{fix}"
+        )
+
+
+def _batch_sampler(
+    dataset: TextDataset, args: CosentTrainingArguments
+) -> ClassBatchSampler | DistinctTextBatchSampler | None:
+    """What batches need beyond a random order: several rows of a class, or no equal texts."""
+    seed = args.seed if args.data_seed is None else args.data_seed
+    if dataset.data_format == "classes":
+        sampler = ClassBatchSampler(
+            dataset.labels,
+            classes_per_batch=args.classes_per_batch,
+            samples_per_class=args.samples_per_class,
+            seed=seed,
+        )
+        if sampler.num_singletons:
+            logger.warning(
+                "%d of %d classes have a single row, hence no positive: training leaves these rows out",
+                sampler.num_singletons,
+                len(np.unique(dataset.labels)),
+            )
+        args.per_device_train_batch_size = sampler.rows_per_batch
+        return sampler
+    if not args.no_duplicate_texts:
+        return None
+    rows = np.split(dataset.text_ids, np.cumsum(dataset.num_texts)[:-1])
+    return DistinctTextBatchSampler(
+        rows, batch_size=args.per_device_train_batch_size, seed=seed, drop_last=args.dataloader_drop_last
+    )

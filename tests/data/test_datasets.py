@@ -1,7 +1,11 @@
+import json
+
+import numpy as np
 import pytest
 
-from cosent import DataError, load_pairs
+from cosent import DataError, load_data
 from cosent.data import datasets as datasets_module
+from cosent.data.datasets import read_records
 from cosent.tokens import tokenize
 
 ROWS = "How do I pay?\tHow can I pay?\t5\nHow do I pay?\tI want a refund\t1\n"
@@ -15,9 +19,9 @@ def path(tmp_path):
 
 
 def test_tokens_stand_row_for_row_with_the_records(path, model):
-    pairs = load_pairs(path, model)
+    pairs = load_data(path, model)
     assert len(pairs) == len(pairs.tokens) == 2
-    assert pairs.records[1] == {"text1": "How do I pay?", "text2": "I want a refund", "label": 1.0}
+    assert pairs.records.rows[1] == {"texts": ["How do I pay?", "I want a refund"], "label": 1.0}
     first, second = _whole(model, ["How do I pay?", "I want a refund"])
     assert pairs.tokens[1]["input_ids"] == [*first, *second]
     assert pairs.tokens[1]["lengths"] == [len(first), len(second)]
@@ -27,25 +31,25 @@ def test_tokens_stand_row_for_row_with_the_records(path, model):
 
 
 def test_tokens_are_made_once_for_each_content_and_length(path, tmp_path, model, monkeypatch):
-    load_pairs(path, model)
+    load_data(path, model)
     calls = []
     monkeypatch.setattr(datasets_module, "tokenize", lambda *args: calls.append(len(args[1])) or tokenize(*args))
     copy = tmp_path / "copy.tsv"
     copy.write_text(ROWS)
-    load_pairs(copy, model)
+    load_data(copy, model)
     assert calls == []
     model.max_length = 6
-    assert load_pairs(path, model).tokens[0]["lengths"] == [6, 6]
+    assert load_data(path, model).tokens[0]["lengths"] == [6, 6]
     path.write_text(ROWS.replace("refund", "rebate"))
-    assert load_pairs(path, model).records[1]["text2"] == "I want a rebate"
+    assert load_data(path, model).records.rows[1]["texts"][1] == "I want a rebate"
     assert calls == [4, 4]
 
 
 def test_truncated_share_counts_texts(path, model):
-    assert load_pairs(path, model).truncated_share == 0
+    assert load_data(path, model).truncated_share == 0
     model.max_length = len(_whole(model, ["How do I pay?"])[0])
     longer = [len(row) > model.max_length for row in _whole(model, ["How can I pay?", "I want a refund"])]
-    assert load_pairs(path, model).truncated_share == sum(longer) / 4
+    assert load_data(path, model).truncated_share == sum(longer) / 4
 
 
 def _whole(model, texts):
@@ -54,31 +58,109 @@ def _whole(model, texts):
 
 def test_labels_keep_every_digit(path, model):
     path.write_text("a\tb\t0.9\nc\td\t3.8\n")
-    assert list(load_pairs(path, model).tokens["labels"]) == [0.9, 3.8]
+    assert list(load_data(path, model).tokens["labels"]) == [0.9, 3.8]
 
 
 def test_a_default_prompt_is_tokenised_with_the_texts(path, model):
-    plain = load_pairs(path, model)
+    plain = load_data(path, model)
     model.settings.prompts, model.settings.default_prompt_name = {"query": "refund "}, "query"
-    prompted = load_pairs(path, model)
+    prompted = load_data(path, model)
     assert prompted.tokens["lengths"][0] == [length + 1 for length in plain.tokens["lengths"][0]]
 
 
 def test_select_keeps_records_and_tokens_together(path, model):
-    pairs = load_pairs(path, model).select([1])
+    pairs = load_data(path, model).select([1])
     assert len(pairs) == 1
-    assert pairs.records[0]["text2"] == "I want a refund"
+    assert pairs.records.rows[0]["texts"][1] == "I want a refund"
     assert pairs.tokens[0]["labels"] == 1.0
 
 
 def test_a_single_label_value_cannot_be_ranked(path, model):
     path.write_text("a\tb\t1\nc\td\t1\n")
     with pytest.raises(DataError, match="every label is 1"):
-        load_pairs(path, model)
+        load_data(path, model)
 
 
 def test_lower_casing_checkpoints_are_respected(path, model):
     model.settings.lower_case = True
     upper = path.with_name("upper.tsv")
     upper.write_text(ROWS.replace("refund", "REFUND"))
-    assert load_pairs(upper, model).tokens["input_ids"][:] == load_pairs(path, model).tokens["input_ids"][:]
+    assert load_data(upper, model).tokens["input_ids"][:] == load_data(path, model).tokens["input_ids"][:]
+
+
+def test_examples_of_several_lengths(tmp_path, model):
+    (tmp_path / "a.tsv").write_text("pay\tpay now\trefund\tcard\nlogin\tsign in\n")
+    data = load_data(tmp_path / "a.tsv", model, data_format="triplets")
+    assert data.data_format == "triplets"
+    assert data.num_texts.tolist() == [4, 2]
+    for row, texts in enumerate((["pay", "pay now", "refund", "card"], ["login", "sign in"])):
+        whole = _whole(model, texts)
+        assert data.records.rows[row]["texts"] == texts
+        assert data.tokens[row]["lengths"] == list(map(len, whole))
+        assert data.tokens[row]["input_ids"] == sum(whole, [])
+    assert "labels" not in data.tokens.column_names
+
+
+def test_classes_have_the_same_number_in_every_file(tmp_path, model):
+    (tmp_path / "a.tsv").write_text("pay\tbilling\nlogin\taccount\nsign in\taccount\n")
+    (tmp_path / "b.tsv").write_text("sign up\taccount\nrefund\tbilling\n")
+    one, two = (load_data(tmp_path / name, model, data_format="classes") for name in ("a.tsv", "b.tsv"))
+    assert one.labels.dtype == np.int64
+    assert one.labels[[1, 0]].tolist() == two.labels.tolist()
+    assert one.labels[1] == one.labels[2] != one.labels[0]
+    assert one.records.labels.tolist() == ["billing", "account", "account"]
+
+
+def test_a_single_class_cannot_be_told_apart(tmp_path, model):
+    (tmp_path / "a.tsv").write_text("a\tx\nb\tx\n")
+    with pytest.raises(DataError, match="every text is of class 'x'"):
+        load_data(tmp_path / "a.tsv", model, data_format="classes")
+
+
+def test_a_sample_is_drawn_by_its_seed_and_keeps_the_order(tmp_path):
+    (tmp_path / "a.txt").write_text("".join(f"sentence {i}\n" for i in range(100)))
+    records = read_records(tmp_path / "a.txt")
+    drawn = {seed: [texts[0] for texts in records.sample(10, seed).rows["texts"]] for seed in (1, 2)}
+    again = [texts[0] for texts in records.sample(10, 1).rows["texts"]]
+    assert drawn[1] == again != drawn[2]
+    assert len(set(drawn[1])) == 10
+    assert drawn[1] == sorted(drawn[1], key=lambda text: int(text.split()[1]))
+    assert records.sample(100, 1) is records
+
+
+def test_pairs_that_match_become_triplets(path, model):
+    path.write_text("a\tb\t1\na\tc\t0\nd\te\t1\n")
+    plain = read_records(path).to_triplets().tokenize(model)
+    assert plain.data_format == "triplets"
+    assert list(plain.records.rows["texts"]) == [["a", "b"], ["d", "e"]]
+    with_negatives = read_records(path).to_triplets(use_negatives=True)
+    assert list(with_negatives.rows["texts"]) == [["a", "b", "c"], ["d", "e"]]
+
+
+def test_graded_pairs_become_triplets_only_when_told_what_matches(path):
+    records = read_records(path)
+    with pytest.raises(DataError, match="--positive_label_min says"):
+        records.to_triplets()
+    with pytest.raises(DataError, match="no pair matches"):
+        records.to_triplets(positive_label_min=6)
+    assert list(records.to_triplets(positive_label_min=5).rows["texts"]) == [["How do I pay?", "How can I pay?"]]
+
+
+def test_what_matches_through_others_is_one_group(tmp_path, model):
+    rows = [
+        {"anchor": a, "positive": p, "negative": n} for a, p, n in (("a", "b", "x"), ("b", "c", "a"), ("d", "e", "c"))
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load_data(tmp_path / "a.jsonl", model)
+    groups = data.positive_groups()(data.text_ids).reshape(3, 3)
+    assert len(set(groups[:2, :2].ravel()) | {groups[1, 2], groups[2, 2]}) == 1  # a, b, c; and a, c as negatives
+    assert len({groups[0, 0], groups[2, 0], groups[0, 2]}) == 3
+
+
+def test_the_same_rows_under_other_formats_are_other_data(tmp_path, model):
+    (tmp_path / "a.tsv").write_text("a\tb\nc\td\n")
+    formats = {
+        name: load_data(tmp_path / "a.tsv", model, data_format=name) for name in ("sentences", "triplets", "classes")
+    }
+    assert [len(formats[name]) for name in formats] == [4, 2, 2]
+    assert formats["classes"].num_texts.tolist() == [1, 1]

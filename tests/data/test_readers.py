@@ -5,21 +5,27 @@ import json
 import pandas as pd
 import pytest
 
-from cosent.data.readers import Pair, PairReader
+from cosent.data.layouts import Columns, Example
+from cosent.data.readers import ExampleReader
 from cosent.errors import DataError
 
-PAIRS = [Pair("你好，世界", "hello", 1.0), Pair('a "quote', "x, y", 0.0), Pair("tab", "line\u2028separator", 2.5)]
+
+def pair(text1, text2, label):
+    return Example((text1, text2), label)
 
 
-def read(path, **options):
-    return list(PairReader(path, **options))
+PAIRS = [pair("你好，世界", "hello", 1.0), pair('a "quote', "x, y", 0.0), pair("tab", "line\u2028separator", 2.5)]
+
+
+def read(path, data_format="pairs", *, on_bad_rows="error", **columns):
+    return list(ExampleReader(path, Columns(data_format, **columns), on_bad_rows=on_bad_rows))
 
 
 def tsv(rows, header=None):
     return "".join("\t".join(map(str, row)) + "\n" for row in ([header] if header else []) + rows)
 
 
-ROWS = [[pair.text1, pair.text2, pair.label] for pair in PAIRS]
+ROWS = [[*example.texts, example.label] for example in PAIRS]
 
 
 @pytest.mark.parametrize("gz", [False, True])
@@ -58,35 +64,35 @@ def test_parquet(tmp_path, gz):
 
 def test_quotes_in_tsv_are_text(tmp_path):
     (tmp_path / "a.tsv").write_text('"one\ttwo\t1\nthree"\tfour\t0\n')
-    assert read(tmp_path / "a.tsv") == [Pair('"one', "two", 1.0), Pair('three"', "four", 0.0)]
+    assert read(tmp_path / "a.tsv") == [pair('"one', "two", 1.0), pair('three"', "four", 0.0)]
 
 
 def test_csv_fields_may_hold_line_breaks_and_lines_are_still_counted(tmp_path):
     (tmp_path / "a.csv").write_text('text1,text2,label\n"one\nand a half",two,1\nthree,,0\n')
     with pytest.raises(DataError, match="line 4: the second text is empty"):
         read(tmp_path / "a.csv")
-    assert read(tmp_path / "a.csv", on_bad_rows="skip") == [Pair("one\nand a half", "two", 1.0)]
+    assert read(tmp_path / "a.csv", on_bad_rows="skip") == [pair("one\nand a half", "two", 1.0)]
 
 
 @pytest.mark.parametrize(
     ("content", "options"),
     [
-        ("mine\tyours\tgrade\nx\ty\t1\n", {"text_columns": ("mine", "yours"), "label_column": "grade"}),
-        ("id\ty\tx\t1\n", {"text_columns": ("2", "1"), "label_column": "3"}),
-        ("x\ty\t1\n", {"text_columns": ("0", "1")}),
-        ("text1\ttext2\tlabel\tgrade\nx\ty\t0\t1\n", {"label_column": "grade"}),
+        ("mine\tyours\tgrade\nx\ty\t1\n", {"texts": ("mine", "yours"), "label": "grade"}),
+        ("id\ty\tx\t1\n", {"texts": ("2", "1"), "label": "3"}),
+        ("x\ty\t1\n", {"texts": ("0", "1")}),
+        ("text1\ttext2\tlabel\tgrade\nx\ty\t0\t1\n", {"label": "grade"}),
     ],
 )
 def test_declared_columns(tmp_path, content, options):
     (tmp_path / "a.tsv").write_text(content)
-    assert read(tmp_path / "a.tsv", **options) == [Pair("x", "y", 1.0)]
+    assert read(tmp_path / "a.tsv", **options) == [pair("x", "y", 1.0)]
 
 
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("a\tb\tc\n1\t2\t3\n", {"text_columns": ("a", "z")}, "columns 'a', 'b', 'c'.*--text_columns"),
-        ("a\tb\t1\n", {"text_columns": ("0", "7")}, "line 1: 3 columns, expected 8 or more"),
+        ("a\tb\tc\n1\t2\t3\n", {"texts": ("a", "z")}, "columns 'a', 'b', 'c'.*--text_columns"),
+        ("a\tb\t1\n", {"texts": ("0", "7")}, "line 1: 3 columns, expected 8 or more"),
     ],
 )
 def test_columns_that_are_not_there(tmp_path, content, options, message):
@@ -122,8 +128,8 @@ def test_bad_rows_are_named_and_skipped_only_when_asked(tmp_path, bad, message):
         read(tmp_path / "a.tsv")
     assert "1 of 3 rows" in str(caught.value)
     assert "--on_bad_rows skip" in str(caught.value)
-    reader = PairReader(tmp_path / "a.tsv", on_bad_rows="skip")
-    assert list(reader) == [Pair("x", "y", 1.0), Pair("p", "q", 0.0)]
+    reader = ExampleReader(tmp_path / "a.tsv", Columns("pairs"), on_bad_rows="skip")
+    assert list(reader) == [pair("x", "y", 1.0), pair("p", "q", 0.0)]
     assert (reader.report.num_rows, reader.report.num_bad) == (3, 1)
 
 
@@ -147,15 +153,15 @@ def test_csv_rows_that_are_not_utf8(tmp_path):
 
 def test_a_first_json_row_that_lacks_a_column_is_a_bad_row_like_others(tmp_path):
     (tmp_path / "a.jsonl").write_text('{}\n{"text1": "x", "text2": "y", "label": 1}\n')
-    with pytest.raises(DataError, match="line 1: has the columns"):
+    with pytest.raises(DataError, match="line 1: lacks 'text1', 'text2', 'label'"):
         read(tmp_path / "a.jsonl")
-    assert read(tmp_path / "a.jsonl", on_bad_rows="skip") == [Pair("x", "y", 1.0)]
+    assert read(tmp_path / "a.jsonl", on_bad_rows="skip") == [pair("x", "y", 1.0)]
 
 
 def test_positions_do_not_care_about_columns_behind_them(tmp_path):
     (tmp_path / "a.tsv").write_text("x\ty\t1\tmore\nonly\np\tq\t0\n")
-    pairs = read(tmp_path / "a.tsv", text_columns=("0", "1"), on_bad_rows="skip")
-    assert pairs == [Pair("x", "y", 1.0), Pair("p", "q", 0.0)]
+    pairs = read(tmp_path / "a.tsv", texts=("0", "1"), on_bad_rows="skip")
+    assert pairs == [pair("x", "y", 1.0), pair("p", "q", 0.0)]
 
 
 @pytest.mark.parametrize("first", [b"\xff\xfe\n", b"only one\n"])
@@ -163,7 +169,7 @@ def test_a_bad_first_row_is_a_bad_row_like_others(tmp_path, first):
     (tmp_path / "a.tsv").write_bytes(first + b"x\ty\t1\n")
     with pytest.raises(DataError, match="1 of 2 rows"):
         read(tmp_path / "a.tsv")
-    assert read(tmp_path / "a.tsv", on_bad_rows="skip") == [Pair("x", "y", 1.0)]
+    assert read(tmp_path / "a.tsv", on_bad_rows="skip") == [pair("x", "y", 1.0)]
 
 
 @pytest.mark.parametrize("header", ["left,right,grade\nx,y,1\n", "id,left,right,grade\n1,x,y,1\n"])

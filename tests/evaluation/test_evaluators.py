@@ -2,9 +2,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from cosent import UserError, load_pairs
-from cosent.evaluation.evaluators import evaluate_pairs, is_match, pair_metric_names
+from cosent import SentenceBert, UserError, load_data
+from cosent.evaluation.evaluators import EvaluationOptions, default_metric, evaluate, metric_names
 from cosent.evaluation.metrics import DECISION
 from tests.conftest import DATA
 
@@ -13,34 +14,34 @@ COUNTS = {"n", "seconds", "texts_per_second"}
 
 @pytest.fixture
 def binary(model):
-    return load_pairs(DATA / "zh" / "dev.txt", model)
+    return load_data(DATA / "zh" / "dev.txt", model)
 
 
 @pytest.fixture
 def graded(model):
-    return load_pairs(DATA / "dev.txt", model)
+    return load_data(DATA / "dev.txt", model)
 
 
 def test_scores_are_the_cosines_of_the_pairs_in_their_order(model, binary):
-    scores = evaluate_pairs(model, binary.tokens, batch_size=7).scores
-    pairs = list(zip(binary.records["text1"], binary.records["text2"], strict=True))
+    scores = evaluate(model, binary, EvaluationOptions(batch_size=7)).scores
+    pairs = list(binary.records.rows["texts"])
     np.testing.assert_allclose(scores, model.predict(pairs, threshold=0).scores, rtol=1e-5, atol=1e-5)
 
 
 def test_metrics_are_those_that_labels_allow(model, binary, graded):
-    assert set(evaluate_pairs(model, graded.tokens).metrics) == {"spearman", "pearson"} | COUNTS
-    found = evaluate_pairs(model, graded.tokens, positive_label_min=4).metrics
-    assert set(found) == set(pair_metric_names(graded.labels, 4)) | COUNTS
-    found = evaluate_pairs(model, binary.tokens).metrics
-    assert set(found) == set(pair_metric_names(binary.labels)) | COUNTS
-    found = evaluate_pairs(model, binary.tokens, threshold=0.5).metrics
-    assert set(found) == set(pair_metric_names(binary.labels)) | set(DECISION) | COUNTS
+    assert set(evaluate(model, graded).metrics) == set(metric_names(graded)) | COUNTS
+    found = evaluate(model, graded, EvaluationOptions(positive_label_min=4)).metrics
+    assert set(found) == set(metric_names(graded, 4)) | COUNTS
+    found = evaluate(model, binary).metrics
+    assert set(found) == set(metric_names(binary)) | COUNTS
+    found = evaluate(model, binary, EvaluationOptions(threshold=0.5)).metrics
+    assert set(found) == set(metric_names(binary)) | set(DECISION) | COUNTS
     assert found["n"] == len(binary)
 
 
 def test_the_best_threshold_attains_the_best_accuracy(model, binary):
-    best = evaluate_pairs(model, binary.tokens).metrics
-    found = evaluate_pairs(model, binary.tokens, threshold=best["best_threshold"]).metrics
+    best = evaluate(model, binary).metrics
+    found = evaluate(model, binary, EvaluationOptions(threshold=best["best_threshold"])).metrics
     assert found["accuracy"] == best["best_accuracy"]
 
 
@@ -50,8 +51,8 @@ def test_each_distinct_text_is_embedded_once(model, binary, monkeypatch):
     monkeypatch.setattr(
         model, "encode_tokens", lambda tokens, **kw: seen.append(len(tokens)) or encode_tokens(tokens, **kw)
     )
-    evaluate_pairs(model, binary.tokens)
-    texts = [*binary.records["text1"], *binary.records["text2"]]
+    evaluate(model, binary)
+    texts = [text for pair in binary.records.rows["texts"] for text in pair]
     distinct = {tuple(row) for row in model.tokenizer(texts)["input_ids"]}
     assert seen == [len(distinct)]
     assert len(distinct) < 2 * len(binary)
@@ -59,35 +60,35 @@ def test_each_distinct_text_is_embedded_once(model, binary, monkeypatch):
 
 def test_a_default_prompt_counts_in_evaluation_as_it_does_in_use(model):
     model.settings.prompts, model.settings.default_prompt_name = {"query": "怎么 "}, "query"
-    binary = load_pairs(DATA / "zh" / "dev.txt", model)
-    pairs = list(zip(binary.records["text1"], binary.records["text2"], strict=True))
+    binary = load_data(DATA / "zh" / "dev.txt", model)
+    pairs = list(binary.records.rows["texts"])
     scores = model.predict(pairs, threshold=0).scores
-    np.testing.assert_allclose(evaluate_pairs(model, binary.tokens).scores, scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(evaluate(model, binary).scores, scores, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("limit", [0.9, 3.8])
 def test_a_label_that_equals_the_minimum_is_a_match(model, tmp_path, limit):
     (tmp_path / "a.tsv").write_text(f"refund\trefund\t{limit}\npassword\tcard\t0.2\n")
-    found = evaluate_pairs(model, load_pairs(tmp_path / "a.tsv", model).tokens, positive_label_min=limit).metrics
+    found = evaluate(model, load_data(tmp_path / "a.tsv", model), EvaluationOptions(positive_label_min=limit)).metrics
     assert found["best_f1"] == 1.0
 
 
 @pytest.mark.parametrize(("limit", "message"), [(6, "no label reaches"), (0, "every label reaches")])
 def test_a_minimum_that_separates_nothing_is_refused(model, graded, limit, message):
     with pytest.raises(UserError, match=f"{message} --positive_label_min {limit}: they go from 0 to 5"):
-        evaluate_pairs(model, graded.tokens, positive_label_min=limit)
+        evaluate(model, graded, EvaluationOptions(positive_label_min=limit))
 
 
 def test_a_selection_of_rows_is_evaluated_alone(model, binary):
     part = binary.select(np.arange(5, 20))
-    whole = evaluate_pairs(model, binary.tokens).scores[5:20]
-    np.testing.assert_allclose(evaluate_pairs(model, part.tokens).scores, whole, rtol=1e-5, atol=1e-5)
+    whole = evaluate(model, binary).scores[5:20]
+    np.testing.assert_allclose(evaluate(model, part).scores, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_collapsed_model_has_no_correlation_and_no_skill(model, binary):
     for parameter in model.parameters():
         parameter.data.zero_()
-    found = evaluate_pairs(model, binary.tokens).metrics
+    found = evaluate(model, binary).metrics
     assert math.isnan(found["spearman"])
     assert found["best_accuracy"] == max(np.mean(binary.labels), 1 - np.mean(binary.labels))
     assert found["roc_auc"] == 0.5
@@ -96,18 +97,93 @@ def test_a_collapsed_model_has_no_correlation_and_no_skill(model, binary):
 def test_a_model_that_went_to_nan_is_an_error(model, binary):
     next(model.parameters()).data.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
-        evaluate_pairs(model, binary.tokens)
-
-
-def test_what_counts_as_a_match():
-    assert is_match(np.array([0.0, 1.0, 1.0])).tolist() == [False, True, True]
-    assert is_match(np.array([0.0, 1.0, 2.0])) is None
-    assert is_match(np.array([0.0, 3.0, 4.0]), 3).tolist() == [False, True, True]
+        evaluate(model, binary)
 
 
 def test_the_bundled_backbone_has_its_published_score(minilm, shared_data):
-    from cosent import SentenceBert
-
     model = SentenceBert(minilm, device="cpu")
-    test = load_pairs(shared_data / "stsb_en" / "test.tsv", model)
-    assert evaluate_pairs(model, test.tokens).metrics["spearman"] == pytest.approx(0.8203, abs=5e-5)
+    test = load_data(shared_data / "stsb_en" / "test.tsv", model)
+    assert evaluate(model, test).metrics["spearman"] == pytest.approx(0.8203, abs=5e-5)
+
+
+@pytest.fixture
+def triplets(model):
+    return load_data(DATA / "triplets.dev.tsv", model)
+
+
+@pytest.fixture
+def classes(model):
+    return load_data(DATA / "classes.dev.tsv", model, data_format="classes")
+
+
+@pytest.fixture
+def sentences(model):
+    return load_data(DATA / "sentences.txt", model).select(np.arange(50))
+
+
+@pytest.mark.parametrize("name", ["binary", "graded", "triplets", "classes", "sentences"])
+def test_the_metrics_are_those_that_are_announced_and_have_a_default(model, request, name):
+    data = request.getfixturevalue(name)
+    found = evaluate(model, data).metrics
+    assert set(found) == set(metric_names(data)) | COUNTS
+    assert all(math.isfinite(value) for value in found.values())
+    assert default_metric(data)[0] in found
+
+
+def test_triplets_are_compared_one_negative_at_a_time(model, triplets):
+    found = evaluate(model, triplets).metrics
+    margins, ranks = [], []
+    rows = list(triplets.records.rows["texts"])
+    candidates = sorted({text for row in rows for text in row[1:]})
+    for anchor, positive, *negatives in rows:
+        near = model.similarity([anchor], [positive]).item()
+        margins += [near - far for far in model.similarity([anchor], negatives)[0].tolist()]
+        matching = {text for row in rows for text in row[:2] if {anchor, positive} & set(row[:2])}
+        others = [text for text in candidates if text not in matching]
+        ranks.append(1 + (model.similarity([anchor], others)[0] >= near).sum().item())
+    assert found["triplet_accuracy"] == pytest.approx(np.mean(np.array(margins) > 0))
+    assert found["mean_margin"] == pytest.approx(np.mean(margins), abs=1e-5)
+    assert found["mrr"] == pytest.approx(np.mean(1 / np.array(ranks)), abs=1e-3)
+    assert found["alignment"] == pytest.approx(
+        2 - 2 * np.mean([model.similarity(row[:1], row[1:2]).item() for row in rows]), abs=1e-5
+    )
+
+
+def test_anchors_and_positives_alone_are_evaluated_by_retrieval(model, tmp_path):
+    (tmp_path / "a.tsv").write_text("pay\tpay now\nlogin\tsign in\n")
+    data = load_data(tmp_path / "a.tsv", model, data_format="triplets")
+    assert default_metric(data) == ("mrr", True)
+    assert set(evaluate(model, data).metrics) == set(metric_names(data)) | COUNTS
+
+
+def test_classes_are_looked_up_in_an_index_or_among_themselves(model, classes):
+    train = load_data(DATA / "classes.train.tsv", model, data_format="classes")
+    found = evaluate(model, classes, EvaluationOptions(index=train, num_neighbors=1)).metrics
+    texts, names = ([row[0] for row in data.records.rows["texts"]] for data in (classes, train))
+    nearest = model.similarity(texts, names).argmax(1).numpy()
+    assert (
+        found["nn_accuracy"]
+        == found["knn_accuracy"]
+        == np.mean(train.records.labels[nearest] == classes.records.labels)
+    )
+    alone = model.similarity(texts, texts).fill_diagonal_(-1).argmax(1).numpy()
+    labels = classes.records.labels
+    assert evaluate(model, classes).metrics["nn_accuracy"] == np.mean(labels[alone] == labels)
+
+
+def test_classes_that_are_not_in_the_index_are_an_error(model, classes, tmp_path):
+    (tmp_path / "a.tsv").write_text("pay\tBilling\nlogin\tAccount\n")
+    other = load_data(tmp_path / "a.tsv", model, data_format="classes")
+    with pytest.raises(UserError, match="are class names written as in the training data"):
+        evaluate(model, classes, EvaluationOptions(index=other))
+
+
+def test_sentences_are_aligned_with_themselves_under_dropout(model, sentences):
+    state = torch.get_rng_state()
+    found = evaluate(model, sentences).metrics
+    assert torch.equal(torch.get_rng_state(), state)  # training goes on as if nothing had been
+    assert found["alignment"] > 0
+    assert found["alignment_plus_uniformity"] == pytest.approx(found["alignment"] + found["uniformity"])
+    assert evaluate(model, sentences).metrics["alignment"] == found["alignment"]
+    still = SentenceBert(model.backbone.name_or_path, dropout=0, device="cpu")
+    assert evaluate(still, sentences).metrics["alignment"] == pytest.approx(0, abs=1e-9)

@@ -6,6 +6,7 @@ from sentence_transformers.sentence_transformer import losses as peer_losses
 from torch.testing import assert_close
 
 from cosent.losses.contrastive import InfoNCELoss
+from cosent.losses.shapes import NO_TEXT
 from tests.losses.test_ranking import EXACT, PEER, loss_and_gradient
 
 SCALE = 7.0
@@ -150,3 +151,51 @@ def test_options_that_cannot_be(options, message):
 def test_wrong_shapes_are_named(embeddings, ids, message):
     with pytest.raises(ValueError, match=message):
         InfoNCELoss()(embeddings, text_ids=ids)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_places_without_a_text_are_nobodys_candidates(form):
+    torch.manual_seed(0)
+    embeddings = torch.randn(4, 3, 5, dtype=torch.float64)
+    ids = torch.arange(12).view(4, 3)
+    ids[2, 1] = ids[3, 0] = ids[3, 1] = NO_TEXT
+    loss = InfoNCELoss(scale=SCALE, **FORMS[form])
+
+    def of_present(e):
+        """The naive loops, with the absent texts' candidates taken out of every sum."""
+        present = [i for i in range(12) if ids.flatten()[i] != NO_TEXT]
+        flat = e.reshape(12, 5)
+
+        def direction(anchors, candidates, positive_of):
+            total = 0.0
+            for i, anchor in enumerate(anchors):
+                scores = torch.stack([SCALE * cosine(anchor, flat[c]) for c in candidates(i)])
+                total = total + torch.logsumexp(scores, 0) - SCALE * cosine(anchor, flat[positive_of(i)])
+            return total / len(anchors)
+
+        targets = direction(e[0], lambda i: [c for c in present if c >= 3], lambda i: i + 3)
+        if form == "targets":
+            return targets
+        if form == "symmetric":
+            return (targets + direction(e[1], lambda i: range(3), lambda i: i)) / 2
+        return direction(flat[:6], lambda i: [c for c in present if c != i], lambda i: (i + 3) % 6)
+
+    expected = loss_and_gradient(of_present, embeddings)
+    assert_close(loss_and_gradient(lambda e: loss(e, text_ids=ids.flatten()), embeddings), expected, **EXACT)
+
+
+def test_places_without_a_text_are_not_counted():
+    ids = torch.tensor([0, 1, 2, 3, 4, NO_TEXT])
+    found = InfoNCELoss().statistics(torch.randn(3, 2, 4), text_ids=ids)
+    assert found["negatives"].item() == 2  # the other positive, and the one hard negative
+    assert found["masked_negatives"].item() == 0
+
+
+@pytest.mark.parametrize(
+    ("noise", "ids", "identical"), [(0, [0, 1, 0, 1], 1), (0.1, [0, 1, 0, 1], 0), (0, [0, 1, 2, 3], 0)]
+)
+def test_views_that_do_not_differ_are_noticed(noise, ids, identical):
+    torch.manual_seed(0)
+    view = torch.randn(2, 8)
+    embeddings = torch.stack([view, view + noise * torch.randn(2, 8)])
+    assert InfoNCELoss().statistics(embeddings, text_ids=torch.tensor(ids))["identical_views"] == identical

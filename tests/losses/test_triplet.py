@@ -88,7 +88,12 @@ def test_hand_worked_example():
     assert BatchHardTripletLoss(margin=2.0)(embeddings, labels).item() == pytest.approx((0 + 1 + 2 + 0) / 4)
     found = BatchHardTripletLoss(margin=2.0).statistics(embeddings, labels)
     assert {name: value.item() for name, value in found.items()} == pytest.approx(
-        {"hardest_positive": (1 + 1 + 2 + 2) / 4, "hardest_negative": (3 + 2 + 2 + 4) / 4, "active_triplets": 0.5}
+        {
+            "hardest_positive": (1 + 1 + 2 + 2) / 4,
+            "hardest_negative": (3 + 2 + 2 + 4) / 4,
+            "active_triplets": 0.5,
+            "collapsed": 0,
+        }
     )
 
 
@@ -171,3 +176,14 @@ def test_the_soft_margin_of_an_even_triplet_is_log_two():
     embeddings = torch.tensor([[[0.0], [1.0], [2.0]]])
     loss = BatchHardTripletLoss(soft_margin=True)(embeddings, torch.tensor([0, 0, 1]))
     assert loss.item() == pytest.approx((math.log1p(math.exp(1 - 2)) + math.log(2)) / 2)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize(("spread", "collapsed"), [(1e-3, 1), (1.0, 0)])
+def test_a_collapse_is_noticed_at_any_length_of_embeddings(distance, spread, collapsed):
+    torch.manual_seed(0)
+    loss = BatchHardTripletLoss(distance=distance)
+    for length in (0.01, 1.0, 100.0):
+        embeddings = length * (torch.ones(1, 6, 4) + spread * torch.randn(1, 6, 4))
+        assert loss.statistics(embeddings, torch.arange(6) % 2)["collapsed"] == collapsed
+        assert loss.statistics(embeddings, torch.arange(6))["collapsed"] == 0  # nothing to compare

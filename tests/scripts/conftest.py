@@ -34,6 +34,18 @@ def run_script(name: str, *arguments: str, cwd: Path = ROOT) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def bash(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a shell script, with no terminal behind it."""
+    return subprocess.run(
+        ["bash", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.fixture
 def error_of(monkeypatch, capsys):
     """Runs a script that must fail, in this process to save its imports, and gives the line that it ends with."""

@@ -1,21 +1,15 @@
 """The two shell scripts, in the environment that they set up themselves."""
 
-import subprocess
 import sys
 
 import pytest
 
 from tests.conftest import DATA, ROOT
+from tests.scripts.conftest import bash
 
 pytestmark = pytest.mark.skipif(
     sys.prefix != str(ROOT / ".venv"), reason="the shell scripts set up and use .venv, where these tests do not run"
 )
-
-
-def bash(*arguments, cwd=ROOT):
-    return subprocess.run(
-        ["bash", *map(str, arguments)], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
 
 
 def test_arguments_are_passed_on_and_win(tiny_bert, tmp_path):
@@ -61,3 +55,17 @@ def test_a_failure_is_the_scripts_failure(tmp_path):
     done = bash("test.sh", tmp_path)
     assert done.returncode == 1
     assert "is no model folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("loss", "understood"),
+    [
+        ("infonce", ["train: 200 triplets of data/triplets.train.tsv", "test: 160 pairs", "'masked_negatives'"]),
+        ("batch_hard_triplet", ["train: 163 texts with a class", "1 of 21 classes", "test knn accuracy"]),
+    ],
+)
+def test_each_loss_has_sample_data_of_its_own(tiny_bert, tmp_path, loss, understood):
+    flags = ("--model_name_or_path", tiny_bert, "--max_length", 64, "--max_steps", 2, "--eval_strategy", "no")
+    trained = bash("train.sh", "--loss", loss, *flags, "--output_dir", tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert all(words in trained.stdout + trained.stderr for words in understood)

@@ -8,7 +8,7 @@ from tests.scripts.conftest import read_json, run_script
 
 KEYS = (
     "n accuracy threshold precision recall f1 best_accuracy best_threshold best_f1 best_f1_threshold "
-    "average_precision roc_auc mcc spearman pearson seconds texts_per_second"
+    "average_precision roc_auc mcc spearman pearson alignment uniformity seconds texts_per_second"
 ).split()
 
 
@@ -62,7 +62,9 @@ def test_an_untrained_model_has_no_threshold_and_graded_data_no_decisions(tiny_b
     flags = [f"--model_name_or_path={tiny_bert}", f"--output_dir={tmp_path}", "--device=cpu"]
     done = run_script("test.py", *flags, f"--test_data_path={DATA / 'test.txt'}")
     assert done.status == 0, done.stderr
-    assert set(read_json(tmp_path / "metrics.json")) == {"n", "spearman", "pearson", "seconds", "texts_per_second"}
+    assert set(read_json(tmp_path / "metrics.json")) == set(
+        "n spearman pearson uniformity seconds texts_per_second".split()
+    )
     assert "--positive_label_min" in done.stdout
     done = run_script("test.py", *flags, f"--test_data_path={DATA / 'test.txt'}", "--positive_label_min=4")
     metrics = read_json(tmp_path / "metrics.json")

@@ -70,7 +70,11 @@ def test_it_compares_with_the_untouched_model(classic_run):
 def test_a_model_that_got_worse_is_called_that(monkeypatch, capsys, after):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     compare = runpy.run_path(str(ROOT / "scripts" / "train.py"))["compare"]
-    compare({"eval": {"spearman": 0.4}}, {"eval": {"spearman": after}}, CosentTrainingArguments())
+    compare(
+        {"eval": {"spearman": 0.4}},
+        {"eval": {"spearman": after}},
+        CosentTrainingArguments(metric_for_best_model="eval_spearman"),
+    )
     output = capsys.readouterr().out
     assert f"0.4000    {after:.4f}" in output
     assert ("no better than the untouched one" in output) == (after < 0.4)
@@ -116,7 +120,7 @@ def test_training_without_network_terminal_or_eval_file(tiny_bert, tmp_path):
     flags = [flag for flag in options(tiny_bert, tmp_path) if not flag.startswith("--eval_data_path")]
     done = run_script(str(script), *flags, cwd=tmp_path)
     assert done.status == 0, done.stderr
-    assert "of 384 training pairs, which share no text with the others" in done.stdout
+    assert "of 384 pairs, which share no text with the others" in done.stdout
     decision = read_json(tmp_path / "out" / "cosent_config.json")["decision"]
     assert decision["calibrated_on"] == f"0.1 of {TRAIN}"
     assert SentenceBert(tmp_path / "out", device="cpu").encode("a").shape == (32,)
@@ -232,5 +236,74 @@ def test_other_mistakes_end_in_one_clear_line(error_of, tiny_bert, tmp_path):
         ({"resume_from_checkpoint": "last"}, "no checkpoint under"),
         ({"eval_data_path": "", "eval_fraction": 0}, "there is no eval data"),
         ({"eval_data_path": "", "eval_fraction": 0.003}, "choose nothing"),
+        ({"loss": "infonce", "negatives": "all", "symmetric": True}, "both ways already"),
+        ({"loss": "batch_hard_triplet"}, "3 columns, expected 2"),
+        ({"loss": "infonce", "train_data_path": DATA / "train.txt"}, "--positive_label_min says"),
+        ({"dropout": 1}, "dropout must be at least 0 and below 1"),
     ):
         assert message in error_of("train.py", *options(tiny_bert, tmp_path, **more))
+
+
+def test_simcse_trains_on_sentences_and_is_evaluated_on_scored_pairs(tiny_bert, tmp_path):
+    flags = {"loss": "infonce", "data_format": "sentences", "max_train_samples": 40, "max_steps": 2, "dropout": 0.2}
+    done = run_script("train.py", *options(tiny_bert, tmp_path, **flags))
+    assert done.status == 0, done.stderr
+    assert "train: 40 sentences" in done.stdout
+    assert "eval: 96 pairs" in done.stdout
+    assert "'negatives'" in done.stdout
+    assert read_json(tmp_path / "out" / "config.json")["attention_probs_dropout_prob"] == 0.2
+    assert read_json(tmp_path / "out" / "cosent_config.json")["decision"]["num_pairs"] == 96
+
+
+def test_infonce_takes_the_pairs_that_match_and_holds_out_pairs_of_both_kinds(tiny_bert, tmp_path):
+    flags = {"loss": "infonce", "use_negatives": True, "symmetric": True, "max_steps": 2, "no_duplicate_texts": True}
+    done = run_script("train.py", *options(tiny_bert, tmp_path, eval_data_path="", **flags))
+    assert done.status == 0, done.stderr
+    held_out, kept = re.search(r"Holding out (\d+) of (\d+) pairs", done.stdout).groups()
+    triplets = int(re.search(r"train: (\d+) triplets", done.stdout).group(1))
+    assert 0 < triplets < int(kept) - int(held_out)
+    assert re.search(r"0 to [1-9] hard negatives each", done.stdout)
+    assert f"eval: {held_out} pairs" in done.stdout
+    assert read_json(tmp_path / "out" / "cosent_config.json")["loss"]["symmetric"] is True
+
+
+def test_classes_are_held_out_and_looked_up_in_the_training_data(tiny_bert, tmp_path):
+    flags = {
+        "loss": "batch_hard_triplet",
+        "train_data_path": DATA / "zh" / "classes.train.tsv",
+        "eval_data_path": "",
+        "test_data_path": DATA / "zh" / "classes.test.tsv",
+        "mining": "semi_hard",
+        "distance": "cosine",
+        "margin": 0.2,
+        "classes_per_batch": 2,
+        "samples_per_class": 3,
+        "max_steps": 2,
+    }
+    done = run_script("train.py", *options(tiny_bert, tmp_path, **flags))
+    assert done.status == 0, done.stderr
+    assert "Holding out 16 of 163 texts with a class" in done.stdout
+    after = read_json(tmp_path / "out" / "test_results.json")
+    assert table(done)["test knn accuracy"][1] == pytest.approx(after["test_knn_accuracy"], abs=5e-5)
+    # the same figure from test.py, which has to be told where to look: the held-out rows are not in this index
+    tested = run_script(
+        "test.py",
+        *("--model_name_or_path", tmp_path / "out", "--test_data_path", DATA / "zh" / "classes.test.tsv"),
+        *("--index_data_path", DATA / "zh" / "classes.train.tsv", "--output_dir", tmp_path / "test"),
+    )
+    assert tested.status == 0, tested.stderr
+    found = read_json(tmp_path / "test" / "metrics.json")
+    assert found["n"] == 100
+    assert f"{found['knn_accuracy']:.4f}" in tested.stdout
+    assert not (tmp_path / "test" / "predictions.tsv").exists()
+    loss = read_json(tmp_path / "out" / "cosent_config.json")["loss"]
+    assert (loss["mining"], loss["distance"], loss["margin"]) == ("semi_hard", "cosine", 0.2)
+
+
+def test_columns_declared_for_training_do_not_bind_eval_data_of_another_format(tiny_bert, tmp_path):
+    (tmp_path / "a.tsv").write_text("".join(f"{i}\tsentence {i}\n" for i in range(20)))
+    flags = {"loss": "infonce", "train_data_path": tmp_path / "a.tsv", "data_format": "sentences", "text_columns": 1}
+    done = run_script("train.py", *options(tiny_bert, tmp_path, **flags, max_steps=1))
+    assert done.status == 0, done.stderr
+    assert "train: 20 sentences" in done.stdout
+    assert "  'sentence 0'\n" in done.stdout

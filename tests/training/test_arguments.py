@@ -2,7 +2,14 @@ import pytest
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from cosent import AnglELoss, CoSENTLoss, CosentTrainingArguments, UserError
+from cosent import (
+    AnglELoss,
+    BatchHardTripletLoss,
+    CoSENTLoss,
+    CosentTrainingArguments,
+    InfoNCELoss,
+    UserError,
+)
 from cosent.training.arguments import DataArguments, LossArguments, ModelArguments
 
 CLASSIC = (
@@ -43,7 +50,7 @@ def test_defaults():
     assert model.trust_remote_code is False
     assert (model.pooling_mode, model.max_length, model.normalize_embeddings) == (None, None, None)
     assert (training.remove_unused_columns, training.report_to) == (False, [])
-    assert (training.metric_for_best_model, training.greater_is_better) == ("eval_spearman", True)
+    assert training.metric_for_best_model == "auto"
     assert (training.save_total_limit, training.load_best_model_at_end) == (2, True)
     assert data.on_bad_rows == "error"
     assert isinstance(loss.build(), CoSENTLoss)
@@ -85,8 +92,10 @@ def test_schedules_that_cannot_be_are_refused_before_anything_starts(options, me
     ("flags", "message"),
     [
         (["--scale", "0"], "above 0"),
-        (["--text_columns", "only"], "must name two columns"),
         (["--eval_fraction", "1"], "below 1"),
+        (["--max_train_samples", "0"], "at least 1"),
+        (["--num_neighbors", "0"], "at least 1"),
+        (["--classes_per_batch", "1"], "at least 2"),
     ],
 )
 def test_data_flags_are_checked(flags, message):
@@ -99,3 +108,26 @@ def test_several_visible_gpus_are_never_fed_by_data_parallel(monkeypatch):
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 8))
     assert args.n_gpu == 1
     assert args.train_batch_size == args.per_device_train_batch_size
+
+
+def test_losses_take_their_own_flags():
+    infonce = parse("--model_name_or_path", "M", "--loss", "infonce", "--scale", "10", "--negatives", "all")[2].build()
+    assert isinstance(infonce, InfoNCELoss)
+    assert (infonce.scale, infonce.negatives, infonce.symmetric) == (10, "all", False)
+    flags = ["--loss", "batch_hard_triplet", "--margin", "0.3", "--distance", "cosine", "--mining", "all"]
+    triplet = parse("--model_name_or_path", "M", *flags)[2].build()
+    assert isinstance(triplet, BatchHardTripletLoss)
+    assert (triplet.margin, triplet.distance, triplet.mining, triplet.soft_margin) == (0.3, "cosine", "all", False)
+    with pytest.raises(UserError, match="soft_margin goes with"):
+        parse("--model_name_or_path", "M", *flags, "--soft_margin", "True")[2].build()
+
+
+def test_eval_data_is_read_like_training_data_of_the_same_format_alone():
+    declared = ["--model_name_or_path", "M", "--text_columns", "a, b", "--label_column", "c"]
+    data = parse(*declared)[1]
+    assert data.eval_reading_options == data.reading_options
+    assert data.reading_options["text_columns"] == ("a", "b")
+    other = parse(*declared, "--data_format", "sentences")[1].eval_reading_options
+    assert (other["data_format"], other["text_columns"], other["label_column"]) == ("auto", None, None)
+    own = parse(*declared, "--eval_text_columns", "x,y")[1].eval_reading_options
+    assert (own["text_columns"], own["label_column"]) == (("x", "y"), None)

@@ -3,25 +3,68 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from transformers import TrainerCallback
 
-from cosent import CoSENTLoss, CosentTrainer, CosentTrainingArguments, SentenceBert, UserError, load_pairs, modeling
+from cosent import (
+    BatchHardTripletLoss,
+    CoSENTLoss,
+    CosentTrainer,
+    CosentTrainingArguments,
+    InfoNCELoss,
+    SentenceBert,
+    UserError,
+    load_data,
+    modeling,
+)
 from cosent.checkpoint import Decision
+from cosent.evaluation.evaluators import metric_names
+from cosent.losses.shapes import NO_TEXT
 from tests.conftest import DATA
 
 BINARY = DATA / "zh" / "train.txt"
 
 
 @pytest.fixture
-def pairs(model):
-    return load_pairs(BINARY, model).select(np.arange(60))
+def data(model):
+    """A little of every format."""
+    return {
+        "pairs": load_data(BINARY, model).select(np.arange(60)),
+        "sentences": load_data(DATA / "zh" / "sentences.txt", model).select(np.arange(60)),
+        "triplets": load_data(DATA / "zh" / "triplets.train.jsonl", model).select(np.arange(60)),
+        "classes": load_data(DATA / "zh" / "classes.train.tsv", model, data_format="classes").select(np.arange(60)),
+    }
+
+
+LOSSES = {
+    "pairs": CoSENTLoss(),
+    "sentences": InfoNCELoss(),
+    "triplets": InfoNCELoss(symmetric=True),
+    "classes": BatchHardTripletLoss(margin=0.5),
+}
 
 
 @pytest.fixture
-def make_trainer(tiny_bert, pairs, tmp_path):
+def pairs(data):
+    return data["pairs"]
+
+
+@pytest.fixture
+def make_trainer(tiny_bert, data, tmp_path):
     """A trainer of the tiny model; its options are training arguments."""
 
-    def make(*, eval_dataset=True, callbacks=None, folder="run", model_path=tiny_bert, **options):
+    def make(
+        *,
+        data_format="pairs",
+        train_dataset=None,
+        eval_dataset=True,
+        callbacks=None,
+        folder="run",
+        model_path=tiny_bert,
+        dropout=None,
+        **options,
+    ):
+        dataset = data[data_format] if train_dataset is None else train_dataset
         settings = {
             "output_dir": str(tmp_path / folder),
             "per_device_train_batch_size": 8,
@@ -33,11 +76,11 @@ def make_trainer(tiny_bert, pairs, tmp_path):
             **options,
         }
         return CosentTrainer(
-            SentenceBert(model_path, device="cpu"),
+            SentenceBert(model_path, device="cpu", dropout=dropout),
             CosentTrainingArguments(**settings),
-            CoSENTLoss(),
-            train_dataset=pairs,
-            eval_dataset=pairs.select(np.arange(30)) if eval_dataset else None,
+            LOSSES[data_format],
+            train_dataset=dataset,
+            eval_dataset=dataset.select(np.arange(30)) if eval_dataset else None,
             callbacks=callbacks,
         )
 
@@ -58,8 +101,11 @@ def weights(model):
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-def test_it_learns_a_memorisable_set_and_moves_every_trainable_weight(make_trainer):
-    trainer = make_trainer(max_steps=150, per_device_train_batch_size=16, eval_dataset=False)
+@pytest.mark.parametrize("data_format", LOSSES)
+def test_it_learns_a_memorisable_set_and_moves_every_trainable_weight(make_trainer, data_format):
+    trainer = make_trainer(
+        data_format=data_format, max_steps=150, per_device_train_batch_size=16, eval_dataset=False, learning_rate=2e-3
+    )
     before = weights(trainer.model)
     trainer.train()
     curve = losses(trainer)
@@ -105,15 +151,19 @@ def test_evaluation_in_training_changes_nothing_about_training(make_trainer):
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_twenty_steps_equal_ten_and_ten_resumed_in_mid_epoch(make_trainer, accumulation):
-    options = {
-        "max_steps": 20,
-        "eval_strategy": "steps",
-        "eval_steps": 10,
-        "load_best_model_at_end": False,
-        "gradient_accumulation_steps": accumulation,
-    }
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"gradient_accumulation_steps": 2},
+        {"data_format": "sentences"},
+        {"data_format": "triplets", "no_duplicate_texts": True},
+        {"data_format": "classes", "classes_per_batch": 2, "samples_per_class": 3},
+    ],
+    ids=str,
+)
+def test_twenty_steps_equal_ten_and_ten_resumed_in_mid_epoch(make_trainer, how):
+    options = {"max_steps": 20, "eval_strategy": "steps", "eval_steps": 10, "load_best_model_at_end": False, **how}
 
     class StopAtTen(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -127,6 +177,7 @@ def test_twenty_steps_equal_ten_and_ten_resumed_in_mid_epoch(make_trainer, accum
         parameter.data.zero_()  # what is resumed must come from the checkpoint
     second_half.train(resume_from_checkpoint=True)
     assert second_half.state.global_step == 20
+    assert 10 % (len(whole.get_train_dataloader()) // whole.args.gradient_accumulation_steps)  # not between epochs
     assert losses(second_half) == losses(whole)
     one, two = weights(whole.model), weights(second_half.model)
     assert all(torch.equal(one[key], two[key]) for key in one)
@@ -204,7 +255,7 @@ def test_a_metric_that_is_not_there_is_refused_before_the_first_step(make_traine
 def test_every_listed_metric_can_choose_the_best_model(make_trainer):
     trainer = make_trainer(max_steps=1)
     found = trainer.evaluate()
-    assert all(f"eval_{name}" in found for name in trainer.eval_metric_names)
+    assert all(f"eval_{name}" in found for name in metric_names(trainer.eval_dataset))
 
 
 def test_unused_columns_may_be_removed(make_trainer):
@@ -245,3 +296,152 @@ def test_checkpoints_hold_no_pickled_arguments_and_a_readable_state(make_trainer
     assert not (checkpoint / "training_args.bin").exists()
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == 8
     assert SentenceBert(checkpoint, device="cpu").encode("a").shape == (32,)
+
+
+def batches(trainer, epoch=0):
+    """What the loss is given over an epoch: embeddings' shapes, labels and ids."""
+    seen = []
+    loader = trainer.get_train_dataloader()
+    loader.set_epoch(epoch)
+    for inputs in loader:
+        seen.append({key: value.tolist() if hasattr(value, "tolist") else value for key, value in inputs.items()})
+    return seen
+
+
+def test_unsupervised_simcse_sees_each_sentence_under_two_dropouts(make_trainer):
+    trainer = make_trainer(data_format="sentences", max_steps=1, eval_dataset=False)
+    seen = []
+    trainer.loss = lambda embeddings, labels, ids: (
+        seen.append((embeddings, labels, ids)) or LOSSES["sentences"](embeddings, labels, ids)
+    )
+    trainer.loss.statistics = LOSSES["sentences"].statistics
+    trainer.train()
+    embeddings, labels, ids = seen[0]
+    assert embeddings.shape == (2, 8, 32)
+    assert labels is None
+    assert torch.equal(ids[:8], ids[8:])
+    cosines = torch.cosine_similarity(embeddings[0], embeddings[1])
+    assert ((cosines > 0.5) & (cosines < 1 - 1e-6)).all()
+
+
+def test_views_without_dropout_are_warned_of_once(make_trainer, caplog):
+    trained(make_trainer(data_format="sentences", max_steps=3, eval_dataset=False))
+    assert "do not differ" not in caplog.text
+    trained(make_trainer(data_format="sentences", max_steps=3, eval_dataset=False, dropout=0.0))
+    assert caplog.text.count("do not differ") == 1
+    assert "--dropout 0.1" in caplog.text
+
+
+def test_a_collapse_is_warned_of_once(make_trainer, caplog):
+    trainer = make_trainer(data_format="classes", max_steps=3, eval_dataset=False)
+    for parameter in trainer.model.parameters():
+        parameter.data.zero_()
+    trainer.train()
+    assert caplog.text.count("to one point") == 1
+
+
+def test_what_matches_through_others_is_no_negative(make_trainer, model, tmp_path):
+    chain = ["pay", "pay now", "pay today", "refund"]
+    rows = [{"anchor": a, "positive": b} for a, b in zip(chain, chain[1:], strict=False)]
+    rows += [{"anchor": "login", "positive": "sign in"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load_data(tmp_path / "a.jsonl", model)
+    trainer = make_trainer(data_format="triplets", train_dataset=data, eval_dataset=False, max_steps=1)
+    trainer.train()
+    # the three anchors of the chain keep one negative of three, the fourth keeps all three
+    assert trainer.state.log_history[0]["negatives"] == pytest.approx((3 * 1 + 3) / 4)
+    assert trainer.state.log_history[0]["masked_negatives"] == pytest.approx(3 * 2 / 4)
+
+
+def test_class_batches_hold_several_rows_of_several_classes(make_trainer, data):
+    trainer = make_trainer(data_format="classes", classes_per_batch=3, samples_per_class=4)
+    assert trainer.args.per_device_train_batch_size == trainer._train_batch_size == 12
+    first, second = batches(trainer, 0), batches(trainer, 1)
+    for batch in first:
+        sizes = [batch["labels"].count(label) for label in set(batch["labels"])]
+        assert len(sizes) == 3
+        assert min(sizes) >= 2
+    assert first != second
+    assert batches(trainer, 0) == first
+    trainer.args.num_train_epochs = 1
+    trainer.train()
+    assert trainer.state.global_step == len(first)
+
+
+def test_classes_with_a_single_row_are_reported(make_trainer, model, caplog, tmp_path):
+    (tmp_path / "a.tsv").write_text("a\tx\nb\tx\nc\ty\nd\ty\ne\tz\n")
+    data = load_data(tmp_path / "a.tsv", model, data_format="classes")
+    trainer = make_trainer(data_format="classes", train_dataset=data, eval_dataset=False, max_steps=1)
+    assert "1 of 3 classes" in caplog.text
+    assert all(len(batch["labels"]) == 4 for batch in batches(trainer))
+
+
+def test_rows_that_share_a_text_go_to_different_batches(make_trainer, data):
+    trainer = make_trainer(data_format="triplets", no_duplicate_texts=True, per_device_train_batch_size=6)
+    ids = {tuple(row["text_ids"]) for row in data["triplets"].tokens}
+    shared = 0
+    for batch in batches(trainer):
+        size = len(batch["text_ids"]) // batch["num_columns"]
+        rows = [{t for t in batch["text_ids"][i::size] if t != NO_TEXT} for i in range(size)]
+        assert sum(map(len, rows)) == len(set().union(*rows))
+        shared += size
+    assert shared == len(data["triplets"])
+    assert len(set().union(*ids)) < sum(len(set(row)) for row in ids)  # there are texts that could have met
+
+
+@pytest.mark.parametrize("data_format", ["classes", "triplets"])
+def test_ranks_share_the_batches_without_overlap(make_trainer, data_format):
+    trainer = make_trainer(data_format=data_format, no_duplicate_texts=True, classes_per_batch=2, samples_per_class=2)
+    sampler = trainer.get_train_dataloader().batch_sampler
+    shards = [list(BatchSamplerShard(sampler, num_processes=2, process_index=rank)) for rank in range(2)]
+    assert len(shards[0]) == len(shards[1]) == -(-len(sampler) // 2)
+    dealt = [batch for pair in zip(*shards, strict=True) for batch in pair]
+    assert dealt[: len(sampler)] == list(sampler)
+
+
+@pytest.mark.parametrize(
+    ("loss", "data_format", "message"),
+    [
+        (
+            InfoNCELoss(),
+            "pairs",
+            "learns from sentences or triplets.*holds pairs; make triplets of the pairs that match",
+        ),
+        (CoSENTLoss(), "triplets", "CoSENTLoss learns from pairs"),
+        (BatchHardTripletLoss(), "sentences", "BatchHardTripletLoss learns from classes"),
+    ],
+)
+def test_data_that_a_loss_does_not_learn_from_is_refused(model, data, tmp_path, loss, data_format, message):
+    args = CosentTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(UserError, match=message):
+        CosentTrainer(model, args, loss, train_dataset=data[data_format])
+
+
+@pytest.mark.parametrize("how", [{}, {"no_duplicate_texts": True}])
+def test_no_step_at_all_is_an_error_before_training(make_trainer, how):
+    options = {"per_device_train_batch_size": 61, "dataloader_drop_last": True, "eval_dataset": False}
+    with pytest.raises(UserError, match="no step"):
+        make_trainer(**options, **how).train()
+
+
+@pytest.mark.parametrize(
+    ("data_format", "metric", "greater"),
+    [
+        ("pairs", "spearman", True),
+        ("triplets", "triplet_accuracy", True),
+        ("classes", "knn_accuracy", True),
+        ("sentences", "alignment_plus_uniformity", False),
+    ],
+)
+def test_each_format_chooses_the_best_model_by_a_metric_of_its_own(make_trainer, data_format, metric, greater):
+    trainer = make_trainer(data_format=data_format, num_train_epochs=3, learning_rate=0.02)
+    trainer.train()
+    found = [log[f"eval_{metric}"] for log in trainer.state.log_history if f"eval_{metric}" in log]
+    assert trainer.state.best_metric == (max if greater else min)(found)
+
+
+def test_a_metric_of_which_less_is_better_may_be_chosen(make_trainer):
+    trainer = make_trainer(num_train_epochs=3, metric_for_best_model="eval_uniformity")
+    trainer.train()
+    found = [log["eval_uniformity"] for log in trainer.state.log_history if "eval_uniformity" in log]
+    assert trainer.state.best_metric == min(found)

@@ -1,0 +1,324 @@
+"""What the fields of a row mean: a scored pair, a sentence, an anchor with its positive and negatives, or a class.
+
+Shapes: K texts an example.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cosent.data.rows import Row
+
+DataFormat = Literal["pairs", "sentences", "triplets", "classes"]
+
+PAIR_COLUMNS = (
+    ("query1", "query2"),
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("text_1", "text_2"),
+    ("sentence_1", "sentence_2"),
+    ("text_a", "text_b"),
+    ("sentence_a", "sentence_b"),
+    ("question1", "question2"),
+    ("q1", "q2"),
+    ("source", "target"),
+)
+SCORE_COLUMNS = ("label", "labels", "score", "similarity", "similarity_score", "is_duplicate", "relatedness_score")
+# An anchor, its positive, and the negatives, which may be missing, one, or several: negative_1, negative_2, ...
+TRIPLET_COLUMNS = (
+    ("anchor", "positive", "negative"),
+    ("query", "title", "neg_title"),
+    ("query", "pos", "neg"),
+    ("query", "positive", "negative"),
+)
+TEXT_COLUMNS = ("text", "sentence", "query", "question", "content", "utterance")
+CLASS_COLUMNS = ("label", "labels", "category", "class", "intent", "topic")
+
+_WANTED = {
+    "pairs": "the two texts and the label",
+    "sentences": "the texts",
+    "triplets": "the anchor and the positive",
+    "classes": "the text and the class",
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """K texts and at most one label.
+
+    Attributes:
+        texts: a pair's two; a sentence; an anchor, its positive and its hard negatives, if any.
+        label: a pair's score, or the name of a text's class.
+    """
+
+    texts: tuple[str, ...]
+    label: float | str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a file keeps what, and what it means.
+
+    Attributes:
+        data_format: what a row means.
+        texts: positions or names of the texts.
+        label: position or name of the label, where there is one.
+        negatives: further texts that a row may have: what their names begin with, or, in rows without names, from
+            which position on they stand.
+        width: fields of a row without names.
+        may_be_wider: whether such rows may have more fields.
+        is_header: whether the first row holds names.
+    """
+
+    data_format: DataFormat
+    texts: Sequence[int] | Sequence[str]
+    label: int | str | None = None
+    negatives: int | str | None = None
+    width: int = 0
+    may_be_wider: bool = False
+    is_header: bool = False
+
+    def examples(self, row: Row) -> list[Example]:
+        """What a row holds.
+
+        Args:
+            row: as its format gives it.
+
+        Returns:
+            An example; for sentences one for each text column, for triplets one for each positive.
+
+        Raises:
+            ValueError: saying what is wrong with the row.
+        """
+        if isinstance(row, str):
+            raise ValueError(row)
+        values, label = self._list_fields(row) if isinstance(row, list) else self._named_fields(row)
+        if self.data_format == "pairs":
+            return [Example(_to_texts(values, ["first text", "second text"]), _to_score(label))]
+        if self.data_format == "classes":
+            return [Example(_to_texts(values, ["text"]), _to_class(label))]
+        if self.data_format == "sentences":
+            return [Example(_to_texts([value], ["text"])) for value in values]
+        anchor, positive, *negatives = values
+        negatives = [text for value in negatives for text in _listed(value) if text not in ("", None)]
+        names = ["anchor", "positive", *(f"negative {i}" for i, _ in enumerate(negatives, start=1))]
+        if not _listed(positive):
+            raise ValueError("there is no positive")
+        return [Example(_to_texts([anchor, text, *negatives], names)) for text in _listed(positive)]
+
+    def _list_fields(self, row: list[str]) -> tuple[list[Any], Any]:
+        if len(row) < self.width or len(row) > self.width and not self.may_be_wider:
+            raise ValueError(f"{len(row)} columns, expected {self.width}{' or more' if self.may_be_wider else ''}")
+        further = row[self.negatives :] if isinstance(self.negatives, int) else []
+        label = row[self.label] if isinstance(self.label, int) else None
+        return [*(row[int(place)] for place in self.texts), *further], label
+
+    def _named_fields(self, row: dict[str, Any]) -> tuple[list[Any], Any]:
+        names = [*self.texts, *([] if self.label is None else [self.label])]
+        if not all(name in row for name in names):
+            raise ValueError(f"lacks {', '.join(repr(name) for name in names if name not in row)}")
+        further = _numbered(list(row), self.negatives) if isinstance(self.negatives, str) else []
+        label = None if self.label is None else row[str(self.label)]
+        return [row[str(name)] for name in [*self.texts, *further]], label
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a file is to be understood, as far as somebody said so.
+
+    Attributes:
+        data_format: what a row means; "auto" looks at names and fields.
+        texts: the text columns, by name or, in a file without a header, by position from 0.
+        label: the label's column, likewise.
+        likely: what rows of two fields without names mean, which "auto" cannot tell.
+    """
+
+    data_format: DataFormat | Literal["auto"] = "auto"
+    texts: tuple[str, ...] | None = None
+    label: str | None = None
+    likely: DataFormat | None = None
+
+    def find(self, rows: Sequence[Row]) -> Layout | None:
+        """Find out how a file is laid out.
+
+        Args:
+            rows: the first rows of the file.
+
+        Returns:
+            The layout; None where no row has the names that are looked for.
+
+        Raises:
+            ValueError: if rows without names do not say what they mean, or declared columns do not fit them.
+        """
+        lists = [row for row in rows if isinstance(row, list)]
+        if lists:
+            return self._of_lists(lists)
+        named = (self._of_names(list(row)) for row in rows if isinstance(row, dict))
+        return next((layout for layout in named if layout is not None), None)
+
+    def not_found(self, names: Sequence[str]) -> str:
+        """Say that a row's names are not those that are looked for."""
+        wanted = _WANTED.get(self.data_format, "texts and labels")
+        return (
+            f"has the columns {', '.join(map(repr, names))}, which do not say where {wanted} are; "
+            "name them with --text_columns and --label_column"
+        )
+
+    def _of_names(self, names: list[str]) -> Layout | None:
+        """A layout by name: of the format that is wanted, else of the first that the names have."""
+        known = {_plain(name): name for name in names}
+        formats: tuple[DataFormat, ...] = ("pairs", "triplets", "classes", "sentences")
+        for data_format in formats if self.data_format == "auto" else (self.data_format,):
+            texts, labels = self._names(data_format, known)
+            found = [*texts, *labels]
+            if texts and all(name in names for name in found) and (labels or data_format in ("triplets", "sentences")):
+                negatives = None
+                if data_format == "triplets" and self.texts is None:
+                    negatives = next((n for _, p, n in TRIPLET_COLUMNS if known.get(p) == texts[1]), None)
+                return Layout(data_format, texts, labels[0] if labels else None, negatives)
+        return None
+
+    def _names(self, data_format: DataFormat, known: dict[str, str]) -> tuple[list[str], list[str]]:
+        """The names of the texts and of the label that a format would have; empty where there are none."""
+        pair, triplet = _first(PAIR_COLUMNS, known), _first([columns[:2] for columns in TRIPLET_COLUMNS], known)
+        single = _first([(name,) for name in TEXT_COLUMNS], known)
+        texts = {"pairs": pair, "triplets": triplet or pair, "classes": single, "sentences": pair or triplet or single}
+        scores = _first([(name,) for name in SCORE_COLUMNS], known)
+        labels = {"pairs": scores, "classes": _first([(name,) for name in CLASS_COLUMNS], known)}
+        chosen = list(self.texts) if self.texts is not None else texts[data_format]
+        if not _fits(data_format, len(chosen)) or data_format == "triplets" and self.label is not None:
+            return [], []
+        declared = [self.label] if self.label is not None and data_format in labels else []
+        return chosen, declared or labels.get(data_format, [])
+
+    def _of_lists(self, rows: list[list[str]]) -> Layout:
+        declared = [*(self.texts or ()), *([self.label] if self.label is not None else [])]
+        if declared and all(name.isdecimal() for name in declared):
+            return self._of_positions()
+        header = rows[0]
+        layout = self._of_names(header)
+        if layout is not None:
+            further = _numbered(header, layout.negatives) if isinstance(layout.negatives, str) else []
+            places = [header.index(str(name)) for name in [*layout.texts, *further]]
+            label = None if layout.label is None else header.index(str(layout.label))
+            return Layout(layout.data_format, places, label, width=len(header), is_header=True)
+        if declared:
+            raise ValueError(f"line 1 {self.not_found(header)}")
+        data_format = _guess(rows, self.likely) if self.data_format == "auto" else self.data_format
+        if data_format == "pairs":
+            return Layout("pairs", [0, 1], 2, width=3)
+        if data_format == "classes":
+            return Layout("classes", [0], 1, width=2)
+        if data_format == "triplets":
+            return Layout("triplets", [0, 1], negatives=2, width=2, may_be_wider=True)
+        width = _common_width(rows)
+        fields = [column for column in range(1, width) if not all(map(_is_number, _column(rows, column, width)))]
+        return Layout("sentences", [0, *fields], width=width)
+
+    def _of_positions(self) -> Layout:
+        texts = [int(name) for name in self.texts] if self.texts is not None else None
+        data_format = self.data_format
+        if data_format == "auto":
+            single: DataFormat = "sentences" if self.label is None else "classes"
+            data_format = "pairs" if texts is None or len(texts) == 2 else "triplets" if len(texts) > 2 else single
+        texts = texts or ([0, 1] if data_format in ("pairs", "triplets") else [0])
+        if not _fits(data_format, len(texts)):
+            raise ValueError(f"{data_format} do not have {len(texts)} text columns; see --text_columns")
+        default = {"pairs": 2, "classes": 1}.get(data_format)
+        label = int(self.label) if self.label is not None and default is not None else default
+        width = max([*texts, *([] if label is None else [label])]) + 1
+        return Layout(data_format, texts, label, width=width, may_be_wider=True)
+
+
+def _guess(rows: list[list[str]], likely: DataFormat | None) -> DataFormat:
+    """What rows without names mean, by their fields."""
+    width = _common_width(rows)
+    if width == 1:
+        return "sentences"
+    if width == 2:
+        if likely is None:
+            raise ValueError(
+                "has two columns without names: a text and its class, or an anchor and its positive? Say which with "
+                "--data_format classes or --data_format triplets (--eval_data_format for eval data)"
+            )
+        return likely
+    scored = width == 3 and any(map(_is_number, _column(rows, 2, width)))
+    return "pairs" if scored else "triplets"
+
+
+def _common_width(rows: list[list[str]]) -> int:
+    counts = Counter(map(len, rows))
+    return max(counts, key=lambda width: (counts[width], width))
+
+
+def _column(rows: list[list[str]], column: int, width: int) -> list[str]:
+    return [row[column] for row in rows if len(row) == width]
+
+
+def _first(candidates: Sequence[Sequence[str]], known: dict[str, str]) -> list[str]:
+    """The first candidate names that are all known, as they are written in the file."""
+    found = next((names for names in candidates if all(name in known for name in names)), ())
+    return [known[name] for name in found]
+
+
+def _fits(data_format: DataFormat, num_texts: int) -> bool:
+    limits = {"pairs": (2, 2), "classes": (1, 1), "triplets": (2, math.inf), "sentences": (1, math.inf)}
+    low, high = limits[data_format]
+    return low <= num_texts <= high
+
+
+def _numbered(names: list[str], start: str) -> list[str]:
+    """The names of negatives among a row's: `start` alone, or with a number behind it."""
+    return [name for name in names if re.fullmatch(re.escape(start) + r"_?\d*", _plain(name))]
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace("-", "_").replace(" ", "_")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _to_texts(values: list[Any], names: list[str]) -> tuple[str, ...]:
+    return tuple(_to_text(value, name) for value, name in zip(values, names, strict=True))
+
+
+def _to_text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"the {name} is {value!r}, which is no text")
+    text = value.strip()
+    if not text:
+        raise ValueError(f"the {name} is empty")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"the {name} is not UTF-8") from None
+    return text
+
+
+def _to_score(value: Any) -> float:
+    try:
+        label = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"label {value!r} is no number") from None
+    if not math.isfinite(label):
+        raise ValueError(f"label {value!r} is not finite")
+    return label
+
+
+def _to_class(value: Any) -> str:
+    if value is None or isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"the class is {value!r}")
+    return _to_text(str(value), "class")

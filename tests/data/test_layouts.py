@@ -1,0 +1,203 @@
+import json
+
+import pandas as pd
+import pytest
+
+from cosent.data.layouts import Columns, Example
+from cosent.data.readers import ExampleReader
+from cosent.errors import DataError
+
+
+def write(folder, name, rows):
+    """A file of the rows, in the format that its name says."""
+    path = folder / name
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".csv":
+        pd.DataFrame(rows[1:], columns=rows[0]).to_csv(path, index=False)
+    else:
+        path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path, data_format="auto", *, on_bad_rows="error", **columns):
+    reader = ExampleReader(path, Columns(data_format, **columns), on_bad_rows=on_bad_rows)
+    return list(reader), reader.data_format
+
+
+def sentences(*texts):
+    return [Example((text,)) for text in texts]
+
+
+def test_one_sentence_a_line(tmp_path):
+    path = write(tmp_path, "a.txt", [["你好"], ['a "quote'], ["12"]])
+    for data_format in ("auto", "sentences"):
+        assert read(path, data_format) == (sentences("你好", 'a "quote', "12"), "sentences")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("a.tsv", [["p", "q", "1"], ["r", "s", "0.5"]]),
+        ("a.tsv", [["p", "q"], ["r", "s"]]),
+        ("a.tsv", [["p", "q", "1"], ["r", "s", "x", "y"], ["r", "s", "0"]]),
+        ("a.csv", [["sentence1", "sentence2", "label"], ["p", "q", 1], ["r", "s", 0]]),
+        ("a.jsonl", [{"text1": "p", "text2": "q"}, {"text1": "r", "text2": "s"}]),
+        ("a.jsonl", [{"anchor": "p", "positive": "q"}, {"anchor": "r", "positive": "s"}]),
+        ("a.jsonl", [{"text": text} for text in "pqrs"]),
+        ("a.csv", [["category", "text"], *(["c", text] for text in "pqrs")]),
+    ],
+)
+def test_other_files_as_sentences_give_all_their_texts(tmp_path, name, rows):
+    found, _ = read(write(tmp_path, name, rows), "sentences", on_bad_rows="skip")
+    assert found == sentences(*"pqrs")
+
+
+def test_a_column_of_numbers_is_no_sentence_but_a_number_among_texts_is(tmp_path):
+    assert read(write(tmp_path, "a.tsv", [["p", "3", "1"], ["q", "r", "2"]]), "sentences")[0] == sentences(*"p3qr")
+
+
+TRIPLETS = [Example(("a", "p", "n1", "n2")), Example(("b", "q", "m"))]
+
+
+@pytest.mark.parametrize("data_format", ["auto", "triplets"])
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("a.tsv", [["a", "p", "n1", "n2"], ["b", "q", "m"]]),
+        ("a.tsv", [["a", "p", "n1", "n2"], ["b", "q", "m", ""]]),
+        (
+            "a.csv",
+            [
+                ["id", "Negative 1", "anchor", "positive", "negative_2"],
+                [1, "n1", "a", "p", "n2"],
+                [2, "m", "b", "q", ""],
+            ],
+        ),
+        ("a.jsonl", [{"query": "a", "pos": ["p"], "neg": ["n1", "n2"]}, {"query": "b", "pos": ["q"], "neg": ["m"]}]),
+        (
+            "a.jsonl",
+            [{"query": "a", "title": "p", "neg_title": ["n1", "n2"]}, {"query": "b", "title": "q", "neg_title": "m"}],
+        ),
+        (
+            "a.jsonl",
+            [
+                {"anchor": "a", "positive": "p", "negative_1": "n1", "negative_2": "n2"},
+                {"anchor": "b", "positive": "q", "negative_1": "m", "negative_2": None},
+            ],
+        ),
+        (
+            "a.jsonl",
+            [
+                {"anchor": "a", "positive": "p", "negative": "n1", "negative_7": "n2"},
+                {"anchor": "b", "positive": "q", "negative": "m"},
+            ],
+        ),
+    ],
+)
+def test_triplets_with_as_many_negatives_as_a_row_has(tmp_path, name, rows, data_format):
+    assert read(write(tmp_path, name, rows), data_format) == (TRIPLETS, "triplets")
+
+
+def test_each_of_several_positives_makes_an_example(tmp_path):
+    path = write(tmp_path, "a.jsonl", [{"query": "a", "pos": ["p", "q"], "neg": ["n"]}])
+    assert read(path)[0] == [Example(("a", "p", "n")), Example(("a", "q", "n"))]
+
+
+def test_anchors_and_positives_alone(tmp_path):
+    expected = [Example(("a", "p")), Example(("b", "q"))]
+    assert read(write(tmp_path, "a.tsv", [["a", "p"], ["b", "q"]]), "triplets")[0] == expected
+    named = [{"sentence1": "a", "sentence2": "p"}, {"sentence1": "b", "sentence2": "q"}]
+    assert read(write(tmp_path, "a.jsonl", named)) == (expected, "triplets")
+
+
+CLASSES = [Example(("p",), "card lost"), Example(("q",), "7"), Example(("r",), "card lost")]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "columns"),
+    [
+        ("a.tsv", [["p", "card lost"], ["q", "7"], ["r", "card lost"]], {"likely": "classes"}),
+        ("a.tsv", [["p", "card lost"], ["q", "7"], ["r", "card lost"]], {"data_format": "classes"}),
+        ("a.csv", [["text", "category"], ["p", "card lost"], ["q", "7"], ["r", "card lost"]], {}),
+        (
+            "a.jsonl",
+            [{"intent": "card lost", "query": "p"}, {"intent": 7, "query": "q"}, {"intent": "card lost", "query": "r"}],
+            {},
+        ),
+        ("a.tsv", [["card lost", "p"], ["7", "q"], ["card lost", "r"]], {"texts": ("1",), "label": "0"}),
+        (
+            "a.tsv",
+            [["what", "kind"], ["p", "card lost"], ["q", "7"], ["r", "card lost"]],
+            {"texts": ("what",), "label": "kind"},
+        ),
+    ],
+)
+def test_classes_may_have_any_names(tmp_path, name, rows, columns):
+    assert read(write(tmp_path, name, rows), **columns) == (CLASSES, "classes")
+
+
+def test_three_columns_are_pairs_where_numbers_stand_in_the_third(tmp_path):
+    rows = [["a", "b", "header?"], ["c", "d", "1"]]
+    with pytest.raises(DataError, match="line 1: label 'header\\?' is no number"):
+        read(write(tmp_path, "a.tsv", rows))
+
+
+def test_two_columns_without_names_are_not_guessed(tmp_path):
+    with pytest.raises(DataError, match="--data_format classes or --data_format triplets"):
+        read(write(tmp_path, "a.tsv", [["a", "b"]]))
+
+
+@pytest.mark.parametrize(
+    ("data_format", "name", "rows", "message"),
+    [
+        ("triplets", "a.tsv", [["a"]], "1 columns, expected 2 or more"),
+        ("triplets", "a.tsv", [["a", "", "n"]], "the positive is empty"),
+        ("triplets", "a.jsonl", [{"query": "a", "pos": [], "neg": ["n"]}], "there is no positive"),
+        (
+            "triplets",
+            "a.jsonl",
+            [{"query": "a", "pos": ["p"], "neg": ["n", 3]}],
+            "the negative 2 is 3, which is no text",
+        ),
+        ("triplets", "a.jsonl", [{"text": "a"}], "where the anchor and the positive are"),
+        ("classes", "a.tsv", [["a", "b", "c"]], "3 columns, expected 2"),
+        ("classes", "a.tsv", [["a", " "]], "the class is empty"),
+        ("classes", "a.jsonl", [{"text": "a", "label": None}], "the class is None"),
+        ("classes", "a.jsonl", [{"left": "a", "label": "b"}], "where the text and the class are"),
+        ("sentences", "a.txt", [["a"], ["b", "c"]], "2 columns, expected 1"),
+        ("sentences", "a.jsonl", [{"left": "a"}], "where the texts are"),
+        ("auto", "a.jsonl", [{"left": "a"}], "where texts and labels are"),
+    ],
+)
+def test_rows_that_cannot_be_used_say_why(tmp_path, data_format, name, rows, message):
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path, name, [*rows, rows[0]]), data_format)
+
+
+@pytest.mark.parametrize(("data_format", "texts"), [("pairs", ("0",)), ("classes", ("0", "1")), ("triplets", ("0",))])
+def test_columns_that_a_format_does_not_have_are_refused(tmp_path, data_format, texts):
+    with pytest.raises(DataError, match=f"{data_format} do not have {len(texts)} text columns"):
+        read(write(tmp_path, "a.tsv", [["a", "b", "1"]]), data_format, texts=texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "label", "expected"),
+    [
+        (("1", "0"), None, ("pairs", ("b", "a"))),
+        (("1",), None, ("sentences", ("b",))),
+        (("0", "3", "1"), None, ("triplets", ("a", "d", "b"))),
+        (None, "2", ("pairs", ("a", "b"))),
+    ],
+)
+def test_declared_positions_say_what_rows_mean(tmp_path, texts, label, expected):
+    (found,), data_format = read(write(tmp_path, "a.tsv", [["a", "b", "1", "d"]]), texts=texts, label=label)
+    assert (data_format, found.texts) == expected
+
+
+def test_public_triplets_and_classes_keep_every_row(shared_data):
+    triplets, data_format = read(shared_data / "simclue" / "triplets.train.jsonl")
+    assert (len(triplets), data_format) == (10_000, "triplets")
+    classes, data_format = read(shared_data / "banking77" / "train.csv")
+    assert (len(classes), data_format, len({example.label for example in classes})) == (10_003, "classes", 77)
+    assert read(shared_data / "simclue" / "sentences.txt")[1] == "sentences"

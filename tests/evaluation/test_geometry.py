@@ -1,0 +1,43 @@
+import math
+
+import pytest
+import torch
+
+from cosent.evaluation.geometry import alignment, class_alignment, uniformity
+
+
+def test_alignment_of_hand_worked_pairs():
+    first = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    second = torch.tensor([[1.0, 0.0], [0.0, 3.0], [0.0, -1.0]])  # squared distances 0, 2 and 4
+    assert alignment(first, second) == pytest.approx(2)
+    assert math.isnan(alignment(first[:0], second[:0]))
+
+
+def test_class_alignment_equals_the_mean_over_pairs_of_a_class():
+    torch.manual_seed(0)
+    embeddings, labels = torch.randn(30, 6), torch.randint(0, 5, (30,))
+    pairs = [(i, j) for i in range(30) for j in range(30) if i != j and labels[i] == labels[j]]
+    first, second = zip(*pairs, strict=True)
+    assert class_alignment(embeddings, labels) == pytest.approx(
+        alignment(embeddings[list(first)], embeddings[list(second)])
+    )
+    assert math.isnan(class_alignment(embeddings[:2], torch.tensor([0, 1])))
+
+
+def test_uniformity_equals_the_mean_over_pairs():
+    torch.manual_seed(0)
+    unit = torch.nn.functional.normalize(torch.randn(20, 3), dim=1)
+    terms = [math.exp(-2 * float((unit[i] - unit[j]).square().sum())) for i in range(20) for j in range(20) if i != j]
+    assert uniformity(5 * unit) == pytest.approx(math.log(sum(terms) / len(terms)), abs=1e-6)
+
+
+def test_uniformity_at_its_extremes():
+    assert uniformity(torch.ones(5, 4)) == pytest.approx(0, abs=1e-5)  # collapsed
+    assert uniformity(torch.tensor([[1.0], [-1.0]])) == pytest.approx(-8)
+    assert math.isnan(uniformity(torch.ones(1, 4)))
+
+
+def test_uniformity_of_many_texts_is_that_of_some():
+    torch.manual_seed(0)
+    embeddings = torch.randn(9_000, 4)
+    assert uniformity(embeddings) == pytest.approx(uniformity(embeddings[:4_000]), abs=0.02)
