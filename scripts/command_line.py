@@ -12,8 +12,17 @@ import transformers
 import yaml
 from transformers import HfArgumentParser
 
+from cosent.data.layouts import DataFormat
 from cosent.errors import UserError
 from cosent.progress import is_watched
+
+# What a format's examples are called.
+NOUNS: dict[DataFormat, str] = {
+    "pairs": "pairs",
+    "sentences": "sentences",
+    "triplets": "triplets",
+    "classes": "texts with a class",
+}
 
 
 def parse(*dataclasses: type) -> tuple[Any, ...]:

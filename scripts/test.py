@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from command_line import parse, run
+from command_line import NOUNS, parse, run
 from numpy.typing import NDArray
 
 from cosent import SentenceBert, TextDataset, load_data
 from cosent.checkpoint import Decision
+from cosent.data.layouts import DataFormat
 from cosent.data.positives import is_match
+from cosent.errors import UserError
 from cosent.evaluation.evaluators import EvaluationOptions, evaluate
 from cosent.progress import is_watched
 from cosent.training.arguments import ModelArguments, ReadingArguments
@@ -44,9 +46,12 @@ def main() -> None:
     """Load, score, print, write."""
     model_args, args = parse(ModelArguments, TestArguments)
     model = SentenceBert(**vars(model_args), device=None if args.device == "auto" else args.device)
-    data = load_data(args.test_data_path, model, likely_format="classes", **args.reading_options)
+    likely = likely_format(model)
+    data = load_data(args.test_data_path, model, likely_format=likely, **args.reading_options)
     index_path = args.index_data_path
     index = load_data(index_path, model, likely_format="classes", **args.reading_options) if index_path else None
+    if index is not None and data.data_format != "classes":
+        raise UserError(f"--index_data_path is for classes; {args.test_data_path} holds {NOUNS[data.data_format]}")
     decision = model.settings.decision
     options = EvaluationOptions(
         batch_size=args.batch_size,
@@ -71,6 +76,12 @@ def main() -> None:
     print(f"\nWritten to {folder}: metrics.json" + (" and predictions.tsv" if result.scores is not None else ""))
 
 
+def likely_format(model: SentenceBert) -> DataFormat | None:
+    """What two columns without names are: what the model was trained on."""
+    formats: dict[str, DataFormat] = {"InfoNCELoss": "triplets", "BatchHardTripletLoss": "classes"}
+    return formats.get((model.settings.loss or {}).get("name", ""))
+
+
 def positive_label_min(args: TestArguments, data: TextDataset, decision: Decision | None) -> float | None:
     """From which label on pairs match: as asked, else as the stored decision says; 0/1 labels say so themselves."""
     if args.positive_label_min is not None:
@@ -91,13 +102,16 @@ def heading(name: str, data: TextDataset, model: SentenceBert) -> str:
     skipped = f" ({report.num_bad:,} bad rows left out)" if report.num_bad else ""
     cut = data.truncated_share
     truncated = f"\n{cut:.2%} of texts were cut at {model.max_length} tokens" if cut else ""
-    return f"{name} on {len(data):,} {data.data_format} of {report.path}{skipped}{truncated}\n"
+    return f"{name} on {len(data):,} {NOUNS[data.data_format]} of {report.path}{skipped}{truncated}\n"
 
 
 def report_metrics(metrics: dict[str, float]) -> None:
     """Print the metrics of data without a decision to make."""
+    left_out = metrics["n"] - metrics.get("num_queries", metrics["n"])
+    if left_out:
+        print(f"{left_out:,} texts are left out: no other text of their class is there to be found\n")
     for name, value in metrics.items():
-        if name not in ("n", "seconds", "texts_per_second"):
+        if name not in ("n", "num_queries", "seconds", "texts_per_second"):
             print(f"  {name.replace('_', ' '):28}{value:8.4f}")
 
 

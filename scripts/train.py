@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from command_line import parse, run
+from command_line import NOUNS, parse, run
+from transformers import TrainingArguments
 
 from cosent import CosentTrainer, SentenceBert, TextDataset
 from cosent.checkpoint import Decision
@@ -33,17 +34,11 @@ class Splits:
 
 # What each loss learns from where nobody says; infonce takes sentences, triplets, and the pairs that match.
 FORMAT_OF_LOSS: dict[str, DataFormat] = {"cosent": "pairs", "angle": "pairs", "batch_hard_triplet": "classes"}
-NAMES: dict[DataFormat, str] = {
-    "pairs": "pairs",
-    "sentences": "sentences",
-    "triplets": "triplets",
-    "classes": "texts with a class",
-}
 SHOWN_METRICS = (
     *("spearman", "pearson", "average_precision", "roc_auc", "best_accuracy", "accuracy"),
     *("triplet_accuracy", "mean_margin", "recall_at_1", "recall_at_10", "mrr"),
     *("nn_accuracy", "knn_accuracy", "map_at_r"),
-    *("alignment", "uniformity"),
+    *("alignment", "uniformity", "alignment_plus_uniformity"),
 )
 
 
@@ -59,11 +54,7 @@ def main() -> None:
     if splits.eval is None and args.eval_strategy != "no":
         raise UserError("there is no eval data: give --eval_data_path or --eval_fraction, or --eval_strategy no")
     describe(splits, model, args)
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", "scripts/train.py", *sys.argv[1:]])  # a resumed run wants the same flags
-    (Path(args.output_dir) / "command.txt").write_text(command + "\n", encoding="utf-8")
     evaluation = evaluation_options(data_args, splits, args)
-    before = score(model, splits, evaluation)
     trainer = CosentTrainer(
         model,
         args,
@@ -72,6 +63,10 @@ def main() -> None:
         eval_dataset=splits.eval,
         evaluation=evaluation,
     )
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["python", "scripts/train.py", *sys.argv[1:]])  # a resumed run wants the same flags
+    (Path(args.output_dir) / "command.txt").write_text(command + "\n", encoding="utf-8")
+    before = score(model, splits, evaluation)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
     trainer.save_metrics("train", result.metrics, combined=False)
@@ -86,7 +81,7 @@ def main() -> None:
         trainer.save_metrics(split, {f"{split}_{name}": value for name, value in metrics.items()}, combined=False)
     best.settings.decision = calibrate(data_args, after.get("eval"))
     best.save_settings(args.output_dir)
-    compare(before, after, args)
+    compare(before, after, trainer.args)
     conclude(args.output_dir, best.settings.decision)
 
 
@@ -126,9 +121,10 @@ def load_splits(data_args: DataArguments, loss_args: LossArguments, model: Sente
     if reading["data_format"] == "auto" and loss_args.loss in FORMAT_OF_LOSS:
         reading["data_format"] = FORMAT_OF_LOSS[loss_args.loss]
     train = read_records(data_args.train_data_path, likely_format="triplets", **reading)
-    likely: DataFormat = "classes" if train.data_format == "classes" else "triplets"
+    likely = train.data_format if train.data_format in ("classes", "triplets") else None
+    reading = data_args.eval_reading_options(train.data_format)
     held_out, test = (
-        read_records(path, likely_format=likely, **data_args.eval_reading_options) if path else None
+        read_records(path, likely_format=likely, **reading) if path else None
         for path in (data_args.eval_data_path, data_args.test_data_path)
     )
     if held_out is None and data_args.eval_fraction:
@@ -151,7 +147,7 @@ def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Rec
     kept, out = split_by_component(list(records.rows["texts"]), fraction, seed)
     if not len(out):
         raise UserError("no training data can be held out, since it all shares texts: give --eval_data_path")
-    name = NAMES[records.data_format]
+    name = NOUNS[records.data_format]
     labelled = "label" in records.rows.column_names
     if labelled and len(np.unique(records.labels[out])) < 2:
         raise UserError(
@@ -173,7 +169,7 @@ def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments)
             report = data.records.report
             skipped = f", {report.num_bad:,} bad rows left out" if report.num_bad else ""
             print(
-                f"{name}: {len(data):,} {NAMES[data.data_format]} of {report.path}{skipped}; "
+                f"{name}: {len(data):,} {NOUNS[data.data_format]} of {report.path}{skipped}; "
                 f"{data.truncated_share:.2%} of texts cut at {model.max_length} tokens{contents(data)}"
             )
     precision = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "no autocast"
@@ -246,9 +242,7 @@ def report_unordered(log_history: list[dict[str, float]]) -> None:
         print(f"{share:.1%} of batches held no two different labels and taught nothing; larger batches help")
 
 
-def compare(
-    before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], args: CosentTrainingArguments
-) -> None:
+def compare(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], args: TrainingArguments) -> None:
     """Print the scores of the untouched and of the trained model side by side."""
     if not after:
         return

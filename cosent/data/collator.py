@@ -17,8 +17,8 @@ from cosent.losses.shapes import NO_TEXT
 class TokenBatchCollator:
     """Lays the texts of a batch out column by column: all first texts, then all second texts, and so on.
 
-    It only concatenates: the tokens were made when the dataset was. Where examples differ in K, a missing text's place
-    is taken by a single token, with `NO_TEXT` as its text id: losses leave it out.
+    It only concatenates: the tokens were made when the dataset was. Where examples differ in K, a missing text has no
+    tokens and no length, and `NO_TEXT` as its text id.
 
     Args:
         num_views: how often each text stands in the batch; 2 gives unsupervised SimCSE its second view.
@@ -37,17 +37,19 @@ class TokenBatchCollator:
                 "text_ids" (K,) and, in labelled data, "labels".
 
         Returns:
-            "input_ids" (T,) int64, "lengths" (N,) int64, "text_ids" (N,) int64, "num_columns" K and, where rows have
-            them, "labels" (B,), float32 scores or int64 class ids; with groups also "group_ids" (N,) int64.
+            "input_ids" (T,) int64, "lengths" int64, one for each of the N texts that is not missing, "text_ids" (N,)
+            int64, "num_columns" K and, where rows have them, "labels" (B,), float32 scores or int64 class ids; with
+            groups also "group_ids" (N,) int64.
         """
         columns = max(len(example["lengths"]) for example in examples)
-        texts, text_ids = [], []  # B lists of K
+        texts: list[list[NDArray | None]] = []  # B lists of K
+        text_ids: list[list[int]] = []
         for example in examples:
             row = np.split(np.asarray(example["input_ids"]), np.cumsum(example["lengths"])[:-1])
             lacking = columns - len(row)
-            texts.append((row + [row[0][:1]] * lacking) * self.num_views)
+            texts.append([*row, *[None] * lacking] * self.num_views)
             text_ids.append([*example["text_ids"], *[NO_TEXT] * lacking] * self.num_views)
-        in_columns = [text for column in zip(*texts, strict=True) for text in column]  # N
+        in_columns = [text for column in zip(*texts, strict=True) for text in column if text is not None]
         ids = np.array(text_ids, dtype=np.int64).T.reshape(-1)
         batch: dict[str, Tensor | int] = {
             "input_ids": torch.from_numpy(np.concatenate(in_columns)).long(),

@@ -1,12 +1,15 @@
 """What the fields of a row mean: a scored pair, a sentence, an anchor with its positive and negatives, or a class.
 
+Nothing is taken for granted that could silently be something else: where names or fields leave a doubt, the error says
+which flags settle it.
+
 Shapes: K texts an example.
 """
 
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,24 +28,31 @@ PAIR_COLUMNS = (
     ("question1", "question2"),
     ("q1", "q2"),
     ("source", "target"),
+    ("query", "title"),
 )
 SCORE_COLUMNS = ("label", "labels", "score", "similarity", "similarity_score", "is_duplicate", "relatedness_score")
-# An anchor, its positive, and the negatives, which may be missing, one, or several: negative_1, negative_2, ...
 TRIPLET_COLUMNS = (
-    ("anchor", "positive", "negative"),
-    ("query", "title", "neg_title"),
-    ("query", "pos", "neg"),
-    ("query", "positive", "negative"),
+    ("anchor", "positive"),
+    ("query", "positive"),
+    ("query", "pos"),
+    ("query", "title"),
+    ("query", "answer"),
+    ("anchor", "positives"),
+    ("query", "positives"),
 )
 TEXT_COLUMNS = ("text", "sentence", "query", "question", "content", "utterance")
 CLASS_COLUMNS = ("label", "labels", "category", "class", "intent", "topic")
 
+_NEGATIVE = re.compile(r"neg(ative)?s?(_?title)?_?\d*")
+_ID = re.compile(r"(.*_)?(id|idx|index|guid|uid|qid)\d*")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
 _WANTED = {
     "pairs": "the two texts and the label",
     "sentences": "the texts",
     "triplets": "the anchor and the positive",
     "classes": "the text and the class",
 }
+_TEXTS_OF = {"pairs": (2, 2), "classes": (1, 1), "triplets": (2, math.inf), "sentences": (1, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -66,19 +76,18 @@ class Layout:
         data_format: what a row means.
         texts: positions or names of the texts.
         label: position or name of the label, where there is one.
-        negatives: further texts that a row may have: what their names begin with, or, in rows without names, from
-            which position on they stand.
-        width: fields of a row without names.
-        may_be_wider: whether such rows may have more fields.
+        any_negatives: further fields, or further names like "negative_2", are negatives, as many as a row has.
+        width: fields that a row without names needs.
+        max_width: fields that such a row may have.
         is_header: whether the first row holds names.
     """
 
     data_format: DataFormat
     texts: Sequence[int] | Sequence[str]
     label: int | str | None = None
-    negatives: int | str | None = None
+    any_negatives: bool = False
     width: int = 0
-    may_be_wider: bool = False
+    max_width: float = math.inf
     is_header: bool = False
 
     def examples(self, row: Row) -> list[Example]:
@@ -110,17 +119,20 @@ class Layout:
         return [Example(_to_texts([anchor, text, *negatives], names)) for text in _listed(positive)]
 
     def _list_fields(self, row: list[str]) -> tuple[list[Any], Any]:
-        if len(row) < self.width or len(row) > self.width and not self.may_be_wider:
-            raise ValueError(f"{len(row)} columns, expected {self.width}{' or more' if self.may_be_wider else ''}")
-        further = row[self.negatives :] if isinstance(self.negatives, int) else []
+        if not self.width <= len(row) <= self.max_width:
+            more = "" if self.max_width == self.width else " or more" if len(row) < self.width else " or fewer"
+            expected = self.width if len(row) < self.width else int(self.max_width)
+            raise ValueError(f"{len(row)} columns, expected {expected}{more}")
+        places = [int(place) for place in self.texts]
+        further = row[len(places) :] if self.any_negatives else []
         label = row[self.label] if isinstance(self.label, int) else None
-        return [*(row[int(place)] for place in self.texts), *further], label
+        return [*(row[place] for place in places if place < len(row)), *further], label
 
     def _named_fields(self, row: dict[str, Any]) -> tuple[list[Any], Any]:
         names = [*self.texts, *([] if self.label is None else [self.label])]
         if not all(name in row for name in names):
             raise ValueError(f"lacks {', '.join(repr(name) for name in names if name not in row)}")
-        further = _numbered(list(row), self.negatives) if isinstance(self.negatives, str) else []
+        further = [name for name in row if _NEGATIVE.fullmatch(_plain(name))] if self.any_negatives else []
         label = None if self.label is None else row[str(self.label)]
         return [row[str(name)] for name in [*self.texts, *further]], label
 
@@ -151,7 +163,7 @@ class Columns:
             The layout; None where no row has the names that are looked for.
 
         Raises:
-            ValueError: if rows without names do not say what they mean, or declared columns do not fit them.
+            ValueError: if the rows leave a doubt about what they mean, or declared columns do not fit them.
         """
         lists = [row for row in rows if isinstance(row, list)]
         if lists:
@@ -175,24 +187,37 @@ class Columns:
             texts, labels = self._names(data_format, known)
             found = [*texts, *labels]
             if texts and all(name in names for name in found) and (labels or data_format in ("triplets", "sentences")):
-                negatives = None
-                if data_format == "triplets" and self.texts is None:
-                    negatives = next((n for _, p, n in TRIPLET_COLUMNS if known.get(p) == texts[1]), None)
-                return Layout(data_format, texts, labels[0] if labels else None, negatives)
+                any_negatives = data_format == "triplets" and self.texts is None
+                if self.data_format == "auto" and data_format != "pairs":
+                    self._check_left_over(data_format, found, names)
+                return Layout(data_format, texts, labels[0] if labels else None, any_negatives)
         return None
 
     def _names(self, data_format: DataFormat, known: dict[str, str]) -> tuple[list[str], list[str]]:
         """The names of the texts and of the label that a format would have; empty where there are none."""
-        pair, triplet = _first(PAIR_COLUMNS, known), _first([columns[:2] for columns in TRIPLET_COLUMNS], known)
+        pair, triplet = _first(PAIR_COLUMNS, known), _first(TRIPLET_COLUMNS, known)
         single = _first([(name,) for name in TEXT_COLUMNS], known)
         texts = {"pairs": pair, "triplets": triplet or pair, "classes": single, "sentences": pair or triplet or single}
-        scores = _first([(name,) for name in SCORE_COLUMNS], known)
-        labels = {"pairs": scores, "classes": _first([(name,) for name in CLASS_COLUMNS], known)}
+        labels = {
+            "pairs": _first([(name,) for name in SCORE_COLUMNS], known),
+            "classes": _first([(name,) for name in CLASS_COLUMNS], known),
+        }
         chosen = list(self.texts) if self.texts is not None else texts[data_format]
         if not _fits(data_format, len(chosen)) or data_format == "triplets" and self.label is not None:
             return [], []
         declared = [self.label] if self.label is not None and data_format in labels else []
         return chosen, declared or labels.get(data_format, [])
+
+    def _check_left_over(self, data_format: DataFormat, found: list[str], names: list[str]) -> None:
+        """Refuse to guess where a column is left over that may be a label or another text."""
+        may_be = [name for name in names if name not in found and not _ID.fullmatch(_plain(name))]
+        left = [name for name in may_be if data_format != "triplets" or not _NEGATIVE.fullmatch(_plain(name))]
+        if left:
+            raise ValueError(
+                f"has the columns {', '.join(map(repr, names))}: could be {data_format}, were it not for "
+                f"{', '.join(map(repr, left))}. Say what it is with --data_format {data_format} (--eval_data_format "
+                "for eval data), or name the columns with --text_columns and --label_column"
+            )
 
     def _of_lists(self, rows: list[list[str]]) -> Layout:
         declared = [*(self.texts or ()), *([self.label] if self.label is not None else [])]
@@ -201,22 +226,10 @@ class Columns:
         header = rows[0]
         layout = self._of_names(header)
         if layout is not None:
-            further = _numbered(header, layout.negatives) if isinstance(layout.negatives, str) else []
-            places = [header.index(str(name)) for name in [*layout.texts, *further]]
-            label = None if layout.label is None else header.index(str(layout.label))
-            return Layout(layout.data_format, places, label, width=len(header), is_header=True)
-        if declared:
+            return _in_header(layout, header)
+        if declared or _looks_like_names(header):
             raise ValueError(f"line 1 {self.not_found(header)}")
-        data_format = _guess(rows, self.likely) if self.data_format == "auto" else self.data_format
-        if data_format == "pairs":
-            return Layout("pairs", [0, 1], 2, width=3)
-        if data_format == "classes":
-            return Layout("classes", [0], 1, width=2)
-        if data_format == "triplets":
-            return Layout("triplets", [0, 1], negatives=2, width=2, may_be_wider=True)
-        width = _common_width(rows)
-        fields = [column for column in range(1, width) if not all(map(_is_number, _column(rows, column, width)))]
-        return Layout("sentences", [0, *fields], width=width)
+        return self._of_fields(rows)
 
     def _of_positions(self) -> Layout:
         texts = [int(name) for name in self.texts] if self.texts is not None else None
@@ -229,33 +242,60 @@ class Columns:
             raise ValueError(f"{data_format} do not have {len(texts)} text columns; see --text_columns")
         default = {"pairs": 2, "classes": 1}.get(data_format)
         label = int(self.label) if self.label is not None and default is not None else default
-        width = max([*texts, *([] if label is None else [label])]) + 1
-        return Layout(data_format, texts, label, width=width, may_be_wider=True)
+        needed = texts[:2] if data_format == "triplets" else texts
+        width = max([*needed, *([] if label is None else [label])]) + 1
+        return Layout(data_format, texts, label, width=width)
 
-
-def _guess(rows: list[list[str]], likely: DataFormat | None) -> DataFormat:
-    """What rows without names mean, by their fields."""
-    width = _common_width(rows)
-    if width == 1:
-        return "sentences"
-    if width == 2:
-        if likely is None:
+    def _of_fields(self, rows: list[list[str]]) -> Layout:
+        """A layout of rows without names, in the order that is documented."""
+        counts = Counter(map(len, rows))
+        width = max(counts, key=lambda number: (counts[number], number))
+        # the first row may be a header of unknown names: it is not asked
+        body = [row for row in rows[1:] if len(row) == width] or [row for row in rows if len(row) == width]
+        numbers = [column for column in range(width) if _are_numbers(row[column] for row in body)]
+        data_format = self._guess(width, numbers) if self.data_format == "auto" else self.data_format
+        texts = {"pairs": [0, 1], "triplets": [0, 1], "classes": [0]}.get(
+            data_format, [column for column in range(width) if column not in numbers or width == 1]
+        )
+        if not texts or width > 1 and set(texts) & set(numbers):
             raise ValueError(
-                "has two columns without names: a text and its class, or an anchor and its positive? Say which with "
-                "--data_format classes or --data_format triplets (--eval_data_format for eval data)"
+                f"has mostly numbers in the columns {', '.join(map(str, numbers))}, counted from 0; say where "
+                f"{_WANTED[data_format]} are, by position, with --text_columns and --label_column"
             )
-        return likely
-    scored = width == 3 and any(map(_is_number, _column(rows, 2, width)))
-    return "pairs" if scored else "triplets"
+        if data_format == "triplets":
+            return Layout("triplets", texts, any_negatives=True, width=2)
+        width = {"pairs": 3, "classes": 2}.get(data_format, width)
+        return Layout(data_format, texts, {"pairs": 2, "classes": 1}.get(data_format), width=width, max_width=width)
+
+    def _guess(self, width: int, numbers: list[int]) -> DataFormat:
+        """What rows mean, by how many fields they have and which of those are numbers."""
+        if width == 1:
+            return "sentences"
+        if width == 2:
+            if self.likely is None:
+                raise ValueError(
+                    "has two columns without names: a text and its class, or an anchor and its positive? Say which "
+                    "with --data_format classes or --data_format triplets (--eval_data_format for eval data)"
+                )
+            return self.likely
+        if width == 3 and 2 in numbers:
+            return "pairs"
+        if numbers:
+            raise ValueError(
+                f"has {width} columns without names, of which {', '.join(map(str, numbers))} (from 0) hold numbers; "
+                "say where the texts and the label are, by position, with --text_columns and --label_column"
+            )
+        return "triplets"
 
 
-def _common_width(rows: list[list[str]]) -> int:
-    counts = Counter(map(len, rows))
-    return max(counts, key=lambda width: (counts[width], width))
-
-
-def _column(rows: list[list[str]], column: int, width: int) -> list[str]:
-    return [row[column] for row in rows if len(row) == width]
+def _in_header(layout: Layout, header: list[str]) -> Layout:
+    """A layout by position, from one by name and the row that holds the names."""
+    negatives = [name for name in header if _NEGATIVE.fullmatch(_plain(name))] if layout.any_negatives else []
+    places = [header.index(str(name)) for name in [*layout.texts, *negatives]]
+    label = None if layout.label is None else header.index(str(layout.label))
+    # where a row has fewer negatives, its last fields may be missing
+    width = max(places[:2]) + 1 if layout.data_format == "triplets" else len(header)
+    return Layout(layout.data_format, places, label, width=width, max_width=len(header), is_header=True)
 
 
 def _first(candidates: Sequence[Sequence[str]], known: dict[str, str]) -> list[str]:
@@ -265,14 +305,15 @@ def _first(candidates: Sequence[Sequence[str]], known: dict[str, str]) -> list[s
 
 
 def _fits(data_format: DataFormat, num_texts: int) -> bool:
-    limits = {"pairs": (2, 2), "classes": (1, 1), "triplets": (2, math.inf), "sentences": (1, math.inf)}
-    low, high = limits[data_format]
+    low, high = _TEXTS_OF[data_format]
     return low <= num_texts <= high
 
 
-def _numbered(names: list[str], start: str) -> list[str]:
-    """The names of negatives among a row's: `start` alone, or with a number behind it."""
-    return [name for name in names if re.fullmatch(re.escape(start) + r"_?\d*", _plain(name))]
+def _looks_like_names(fields: list[str]) -> bool:
+    """Whether fields are all single words, one of them like gold_label or intentName, which no text would hold."""
+    words = [field.strip() for field in fields]
+    odd = any(re.search(r"_|[a-z][A-Z]", word) for word in words)
+    return len(words) > 1 and odd and all(_NAME.fullmatch(word) for word in words)
 
 
 def _plain(name: str) -> str:
@@ -283,12 +324,17 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def _are_numbers(fields: Iterable[str]) -> bool:
+    """Whether most fields that hold something hold a finite number."""
+    filled = [field for field in fields if field.strip()]
+    return sum(map(_is_number, filled)) > len(filled) / 2
+
+
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _to_texts(values: list[Any], names: list[str]) -> tuple[str, ...]:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from cosent.data.graphs import components
 from cosent.data.layouts import Example
 
 
@@ -20,14 +19,16 @@ def is_match(labels: NDArray, positive_label_min: float | None = None) -> NDArra
 
     Args:
         labels: (n,) numbers.
-        positive_label_min: the lowest label that does; None: 1 does, and 0 does not.
+        positive_label_min: the lowest label that does. None: 1 does, and 0 does not; so it is, too, where labels are
+            0 and 1 and the minimum, above 1, is meant for other data.
 
     Returns:
         (n,) booleans, or None where no minimum is given and labels are not 0 and 1.
     """
-    if positive_label_min is not None:
+    binary = bool(np.isin(labels, (0, 1)).all())
+    if positive_label_min is not None and not (binary and positive_label_min > 1):
         return labels >= positive_label_min
-    return labels == 1 if np.isin(labels, (0, 1)).all() else None
+    return labels == 1 if binary else None
 
 
 def matching_pairs(
@@ -77,8 +78,7 @@ class PositiveGroups:
         """
         distinct, ends = np.unique(text_ids, return_inverse=True)
         ends = ends.reshape(-1, 2)
-        graph = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(len(distinct),) * 2)
-        _, component = connected_components(graph, directed=False)
+        component = components(ends[:, 0], ends[:, 1], len(distinct))
         first = np.unique(component, return_index=True)[1]  # texts ascend, so a component's first is its smallest
         return cls(distinct, distinct[first[component]])
 

@@ -123,7 +123,7 @@ class DistinctTextBatchSampler:
         text_ids: n arrays (K,) of ids that are equal where texts are.
         batch_size: rows in a batch at most.
         seed: of the order.
-        drop_last: leave out what does not fill a batch.
+        drop_last: make only as many batches as the rows could fill; texts that clash may still leave some short.
 
     Raises:
         DataError: if there are fewer rows than one batch, and they are to be dropped.
@@ -167,11 +167,14 @@ class DistinctTextBatchSampler:
                 room[batch] = batch + 1
             earliest.update(dict.fromkeys(texts, batch + 1))
         if self.num_unplaced:
-            logger.info(
-                "Epoch %d leaves out %d of %d rows, whose texts are in every batch already",
+            most = self.num_unplaced > len(self.text_ids) / 2
+            logger.log(
+                logging.WARNING if most else logging.INFO,
+                "Epoch %d leaves out %d of %d rows, whose texts are in every batch already%s",
                 self.epoch + 1,
                 self.num_unplaced,
                 len(self.text_ids),
+                "; smaller batches would place more of them" if most else "",
             )
         yield from (batches[i] for i in rng.permutation(len(batches)))
 

@@ -7,27 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from cosent.data.graphs import components
 
 
-def components(examples: Sequence[Sequence[str]]) -> NDArray[np.int64]:
-    """Group examples that share a text, directly or through others.
-
-    Args:
-        examples: the texts of n examples, at least one each.
-
-    Returns:
-        (n,) the component of each example.
-    """
+def _component_of_examples(examples: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    """(n,) the component of each example: examples that share a text, directly or through others, have the same."""
     node: dict[str, int] = {}
     first = np.array([node.setdefault(texts[0], len(node)) for texts in examples], dtype=np.int64)
-    other = [[node.setdefault(text, len(node)) for text in texts[1:]] for texts in examples]
-    starts = np.repeat(first, [len(nodes) for nodes in other])
-    ends = np.array([end for nodes in other for end in nodes], dtype=np.int64)
-    graph = coo_array((np.ones(len(ends), np.int8), (starts, ends)), shape=(len(node), len(node)))
-    _, component = connected_components(graph, directed=False)
-    return component[first].astype(np.int64)
+    others = [[node.setdefault(text, len(node)) for text in texts[1:]] for texts in examples]
+    starts = np.repeat(first, [len(nodes) for nodes in others])
+    ends = np.array([end for nodes in others for end in nodes], dtype=np.int64)
+    return components(starts, ends, len(node))[first]
 
 
 def split_by_component(
@@ -43,7 +34,7 @@ def split_by_component(
     Returns:
         Indices of the examples to keep and of those held out, each ascending; no text is on both sides.
     """
-    component = components(examples)
+    component = _component_of_examples(examples)
     sizes = np.bincount(component)
     held_out = np.zeros(len(sizes), dtype=bool)
     room = int(fraction * len(examples))

@@ -82,8 +82,8 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
         options: see `EvaluationOptions`.
 
     Returns:
-        "n", "alignment" (where labels say what matches) and "uniformity", "seconds", "texts_per_second" of distinct
-        texts, and
+        For every format "n" examples, "alignment" (where labels say what matches), "uniformity", "seconds", and
+        "texts_per_second" of distinct texts;
         for pairs: the metrics of `correlations`; where labels say what matches, those of `best_decisions`, and with a
         threshold those of `decision`;
         for triplets: where there are negatives "triplet_accuracy", the share of (anchor, positive, negative) in which
@@ -189,12 +189,15 @@ def _evaluate_triplets(model: SentenceBert, embedded: _Embedded, options: Evalua
 
 def _evaluate_classes(model: SentenceBert, embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
     queries, labels = embedded.embeddings[embedded.rows], torch.tensor(embedded.dataset.labels)
-    index: tuple[Tensor, Tensor] | tuple[()] = ()
+    index = None
     if options.index is not None:
+        if options.index.data_format != "classes":
+            path = options.index.records.report.path
+            raise UserError(f"{path} holds {options.index.data_format}: texts with a class are looked for there")
         other = _embed(model, options.index, options)
         index = other.embeddings[other.rows], torch.tensor(options.index.labels)
-    metrics = neighbor_metrics(queries, labels, *index, k=options.num_neighbors)
-    if not metrics["n"]:
+    metrics = neighbor_metrics(queries, labels, index, k=options.num_neighbors)
+    if not metrics["num_queries"]:
         raise UserError(
             f"{embedded.dataset.records.report.path}: no text has another of its class to be found; are class names "
             "written as in the training data?"

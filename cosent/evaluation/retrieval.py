@@ -19,37 +19,33 @@ _SCORES_AT_ONCE = 2**24  # 64 MiB of float32
 
 
 def neighbor_metrics(
-    queries: Tensor,
-    query_labels: Tensor,
-    index: Tensor | None = None,
-    index_labels: Tensor | None = None,
-    *,
-    k: int = 10,
+    queries: Tensor, query_labels: Tensor, index: tuple[Tensor, Tensor] | None = None, *, k: int = 10
 ) -> dict[str, float]:
     """Classify each query by its nearest neighbours, by cosine.
 
     Args:
         queries: (n, D) embeddings.
         query_labels: (n,) class ids.
-        index: (m, D) embeddings of texts whose classes are known. None: the other queries (leave one out).
-        index_labels: (m,) their class ids.
+        index: (m, D) embeddings of texts whose classes are known, and (m,) their class ids. None: the other queries
+            (leave one out).
         k: neighbours that vote; the class with most votes wins, and of several the one with the nearest neighbour.
 
     Returns:
-        "nn_accuracy" by the nearest neighbour, "knn_accuracy" by the vote of k, "map_at_r", the mean over queries of
-        1/R * sum over i <= R of [i-th is right] * (share of right ones among the first i), R being the class's size in
-        the index; and "n", the queries whose class the index has at all. Others are left out. All nan where n is 0.
+        "num_queries", those whose class the index has at all, others being left out; "nn_accuracy" by the nearest
+        neighbour; "knn_accuracy" by the vote of k; "map_at_r", the mean over queries of 1/R * sum over i <= R of [i-th
+        is right] * (share of right ones among the first i), R being the class's size in the index. All nan where there
+        is no such query.
 
     Reference: Musgrave, Belongie and Lim, "A Metric Learning Reality Check", 2020, section 3.2 (MAP@R).
     """
-    leave_one_out = index is None or index_labels is None
-    candidates, labels = (queries, query_labels) if index is None or index_labels is None else (index, index_labels)
+    leave_one_out = index is None
+    candidates, labels = index or (queries, query_labels)
     classes, members = labels.unique(return_counts=True)
     at = torch.searchsorted(classes, query_labels).clamp_max(len(classes) - 1)
     relevant = torch.where(classes[at] == query_labels, members[at], 0) - int(leave_one_out)  # (n,) R
     depth = min(len(candidates) - leave_one_out, max(k, int(relevant.max())))
     found = []
-    for rows in torch.arange(len(queries)).split(max(1, _SCORES_AT_ONCE // max(len(candidates), 1))):
+    for rows in torch.arange(len(queries)).split(max(1, _SCORES_AT_ONCE // max(len(candidates), k**2))):
         scores = cosine_matrix(queries[rows], candidates)  # (b, m)
         if leave_one_out:
             scores[torch.arange(len(rows)), rows] = -math.inf
@@ -61,7 +57,7 @@ def neighbor_metrics(
         )
     valid = torch.cat(found)[relevant > 0].double()
     means = valid.mean(0).tolist() if len(valid) else [math.nan] * 3
-    return {"n": len(valid), **dict(zip(NEIGHBORS, means, strict=True))}
+    return {"num_queries": len(valid), **dict(zip(NEIGHBORS, means, strict=True))}
 
 
 def _vote(neighbors: Tensor) -> Tensor:

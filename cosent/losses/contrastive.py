@@ -90,8 +90,8 @@ class InfoNCELoss(nn.Module):
         Returns:
             0-dimensional float32 tensors, the first two means over anchors: "negatives", candidates other than the
             positive; "masked_negatives", those left out because their text is the anchor's or the positive's;
-            "identical_views", 1 where all positives are their anchors' own texts and have their very embeddings, as
-            in SimCSE without dropout.
+            "identical_views", 1 where all positives have their anchors' ids and very embeddings, and other texts have
+            others, as in SimCSE without dropout.
         """
         pick = _all_to_all if self.negatives == "all" else _to_targets
         ids = _check(embeddings, text_ids)
@@ -99,11 +99,13 @@ class InfoNCELoss(nn.Module):
         absent = (ids == NO_TEXT).sum()
         itself = 1 if self.negatives == "all" else 0
         masked = left_out.float().sum(1).mean() - itself - absent
-        equal = (ids[0] == ids[1]).all() & (pairwise_cosine(embeddings[0], embeddings[1]) > 1 - _SAME).all()
+        anchors, positives = embeddings[:2]
+        equal = (ids[0] == ids[1]).all() & (pairwise_cosine(anchors, positives) > 1 - _SAME).all()
+        collapsed = (pairwise_cosine(anchors, anchors.roll(1, 0)) > 1 - _SAME).all()
         return {
             "negatives": len(candidates) - 1 - itself - absent - masked,
             "masked_negatives": masked,
-            "identical_views": equal.float(),
+            "identical_views": (equal & ~collapsed).float(),
         }
 
 

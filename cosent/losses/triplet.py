@@ -34,7 +34,7 @@ class BatchHardTripletLoss(nn.Module):
         mining: which triplets of the batch to take.
 
     Raises:
-        ValueError: if an option is unknown, or the soft margin is asked for with another mining.
+        ValueError: if an option is unknown, the margin negative, or the soft margin asked for with another mining.
 
     Reference: Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, equations
         5 ("hard") and 6 ("all"); Schroff, Kalenichenko and Philbin, "FaceNet", 2015, section 3.2 ("semi_hard").
@@ -55,6 +55,8 @@ class BatchHardTripletLoss(nn.Module):
             raise ValueError(f"distance must be 'euclidean' or 'cosine', got {distance!r}")
         if mining not in ("hard", "semi_hard", "all"):
             raise ValueError(f"mining must be 'hard', 'semi_hard' or 'all', got {mining!r}")
+        if margin < 0:
+            raise ValueError(f"margin must not be negative, got {margin}")
         if soft_margin and mining != "hard":
             raise ValueError(f"soft_margin goes with mining='hard', got mining={mining!r}")
         self.margin = margin

@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from cosent.checkpoint import PoolingMode
+from cosent.data.layouts import DataFormat
 from cosent.data.readers import OnBadRows
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import LOWER_IS_BETTER
@@ -137,11 +138,16 @@ class DataArguments(ReadingArguments):
         if self.max_train_samples is not None and self.max_train_samples < 1:
             raise UserError(f"--max_train_samples must be at least 1, got {self.max_train_samples}")
 
-    @property
-    def eval_reading_options(self) -> dict[str, Any]:
-        """The options of `read_records` for eval and test data: columns declared for another format do not apply."""
+    def eval_reading_options(self, train_format: DataFormat) -> dict[str, Any]:
+        """The options of `read_records` for eval and test data.
+
+        Args:
+            train_format: what the training data turned out to be. Columns that are declared for it hold for eval data
+                of the same format; sentences are mostly evaluated on other data.
+        """
         options = {**self.reading_options, "data_format": self.eval_data_format}
-        if self.eval_data_format != self.data_format or self.eval_text_columns or self.eval_label_column:
+        same = self.eval_data_format == train_format or self.eval_data_format == "auto" and train_format != "sentences"
+        if not same or self.eval_text_columns or self.eval_label_column:
             options["text_columns"] = _names(self.eval_text_columns)
             options["label_column"] = self.eval_label_column
         return options

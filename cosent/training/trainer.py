@@ -4,6 +4,8 @@ Shapes: K texts an example, B examples, N = K*B texts, D dimensions.
 """
 
 import logging
+import math
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from cosent.data.collator import TokenBatchCollator
@@ -20,6 +22,7 @@ from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import EvaluationOptions, default_metric, evaluate, metric_names
 from cosent.losses import Loss
+from cosent.losses.shapes import NO_TEXT
 from cosent.modeling import SentenceBert
 from cosent.training.arguments import CosentTrainingArguments
 
@@ -51,8 +54,8 @@ class CosentTrainer(Trainer):
         callbacks: more callbacks.
 
     Raises:
-        UserError: if the loss does not learn from such data; from `train`, if `metric_for_best_model` is none of the
-            metrics, or there would be no step.
+        UserError: if the loss does not learn from such data, `metric_for_best_model` is none of the eval data's
+            metrics, or there is nothing to evaluate; from `train`, if there would be no step.
     """
 
     # The loss is one value for its batch: under accumulation the parent divides by the number of batches.
@@ -69,12 +72,12 @@ class CosentTrainer(Trainer):
         evaluation: EvaluationOptions | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
+        args = copy(args)  # what follows belongs to this data, and not to whoever else uses the arguments
         callbacks = list(callbacks or ())
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-        if eval_dataset is not None and args.metric_for_best_model == "auto":
-            metric, args.greater_is_better = default_metric(eval_dataset)
-            args.metric_for_best_model = f"eval_{metric}"
+        evaluation = evaluation or EvaluationOptions()
+        _settle_metric(args, eval_dataset, evaluation)
         self._batch_sampler: ClassBatchSampler | DistinctTextBatchSampler | None = None
         collator = TokenBatchCollator()
         if train_dataset is not None:
@@ -84,6 +87,8 @@ class CosentTrainer(Trainer):
                 num_views=2 if train_dataset.data_format == "sentences" else 1,
                 groups=train_dataset.positive_groups() if train_dataset.data_format == "triplets" else None,
             )
+        if self._batch_sampler is not None:
+            callbacks.append(_SetEpoch(self._batch_sampler))
         super().__init__(
             model=model,
             args=args,
@@ -94,7 +99,7 @@ class CosentTrainer(Trainer):
         )
         self.loss = loss
         self.evaluation = replace(
-            evaluation or EvaluationOptions(),
+            evaluation,
             batch_size=args.eval_batch_size,
             show_progress_bar=not args.disable_tqdm,
         )
@@ -106,18 +111,6 @@ class CosentTrainer(Trainer):
         options = {name: value for name, value in vars(loss).items() if name != "training" and name[0] != "_"}
         model.settings.loss = {"name": type(loss).__name__, **options}
         model.settings.decision = None  # a threshold belongs to the weights that it was chosen for
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, as the parent does, once the metric for the best model is known to exist."""
-        metric = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if self.args.eval_strategy != IntervalStrategy.NO and isinstance(self.eval_dataset, TextDataset):
-            names = metric_names(self.eval_dataset, self.evaluation.positive_label_min)
-            if metric not in names:
-                raise UserError(
-                    f"--metric_for_best_model {self.args.metric_for_best_model} is none of the metrics of this eval "
-                    "data: " + ", ".join(f"eval_{name}" for name in names)
-                )
-        return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """The parent's, but with batches of several rows a class, or without equal texts, where those are wanted."""
@@ -149,7 +142,10 @@ class CosentTrainer(Trainer):
         labels = inputs.get("labels")
         # what is known to match is no negative, and a text matches itself
         text_ids = inputs.get("group_ids", inputs["text_ids"])
-        embeddings = model(inputs["input_ids"], inputs["lengths"])  # (N, D)
+        embeddings = model(inputs["input_ids"], inputs["lengths"])  # (N, D), less where texts are missing
+        if len(embeddings) < len(text_ids):
+            places = (inputs["text_ids"] != NO_TEXT).nonzero().squeeze(1)
+            embeddings = embeddings.new_zeros(len(text_ids), embeddings.shape[1]).index_copy(0, places, embeddings)
         embeddings = embeddings.view(inputs["num_columns"], -1, embeddings.shape[-1])  # (K, B, D)
         loss = self.loss(embeddings, labels, text_ids)
         for name, value in self.loss.statistics(embeddings.detach(), labels, text_ids).items():
@@ -191,6 +187,33 @@ class CosentTrainer(Trainer):
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None  # the parent asks first
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class _SetEpoch(TrainerCallback):
+    """Tells a sampler which epoch begins: over several ranks the parent does not reach it when it resumes."""
+
+    def __init__(self, sampler: ClassBatchSampler | DistinctTextBatchSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.sampler.set_epoch(math.floor((state.epoch or 0) + 1e-9))  # a resumed run begins within an epoch
+
+
+def _settle_metric(args: CosentTrainingArguments, dataset: TextDataset | None, evaluation: EvaluationOptions) -> None:
+    """Choose the metric for the best model where nobody did, and insist that there is such a metric."""
+    if dataset is None:
+        if args.eval_strategy != IntervalStrategy.NO:
+            raise UserError("there is no eval data: give some, or set eval_strategy to 'no'")
+        return
+    if args.metric_for_best_model == "auto":
+        metric, args.greater_is_better = default_metric(dataset)
+        args.metric_for_best_model = f"eval_{metric}"
+    names = metric_names(dataset, evaluation.positive_label_min)
+    if args.eval_strategy != IntervalStrategy.NO and args.metric_for_best_model.removeprefix("eval_") not in names:
+        raise UserError(
+            f"--metric_for_best_model {args.metric_for_best_model} is none of the metrics of this eval data: "
+            + ", ".join(f"eval_{name}" for name in names)
+        )
 
 
 def _check_format(loss: Loss, dataset: TextDataset) -> None:

@@ -41,12 +41,12 @@ def test_two_views_of_each_text():
     assert batch["num_columns"] == 2
 
 
-def test_places_without_a_text_take_one_token():
+def test_places_without_a_text_have_no_tokens():
     short = {"input_ids": [1, 2, 3, 4], "lengths": [2, 2], "text_ids": [5, 6]}
     long = {"input_ids": [1, 8, 9, 10, 11], "lengths": [1, 1, 2, 1], "text_ids": [7, 8, 9, 10]}
     batch = TokenBatchCollator()([short, long])
-    assert batch["input_ids"].tolist() == [1, 2, 1, 3, 4, 8, 1, 9, 10, 1, 11]
-    assert batch["lengths"].tolist() == [2, 1, 2, 1, 1, 2, 1, 1]
+    assert batch["input_ids"].tolist() == [1, 2, 1, 3, 4, 8, 9, 10, 11]
+    assert batch["lengths"].tolist() == [2, 1, 2, 1, 2, 1]
     assert batch["text_ids"].tolist() == [5, 7, 6, 8, NO_TEXT, 9, NO_TEXT, 10]
     assert batch["num_columns"] == 4
 

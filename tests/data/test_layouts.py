@@ -143,6 +143,70 @@ def test_three_columns_are_pairs_where_numbers_stand_in_the_third(tmp_path):
         read(write(tmp_path, "a.tsv", rows))
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([["1", "how to pay", "paying how", "1"], ["2", "login", "refund", "0"]], "0, 3 .from 0. hold numbers"),
+        ([["1", "how to pay", "paying"], ["2", "login", "sign in"]], "0 .from 0. hold numbers"),
+        ([["1", "how to pay", "1"], ["2", "login", "0"]], "mostly numbers in the columns 0, 2"),
+        ([["first", "gold_label"], ["a", "b"]], "line 1 has the columns 'first', 'gold_label'"),
+    ],
+)
+def test_numbers_and_names_in_the_place_of_texts_are_asked_about(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path, "a.tsv", rows))
+
+
+@pytest.mark.parametrize(
+    ("row", "data_format"),
+    [
+        ({"sentence1": "a", "sentence2": "b", "gold": 1}, "triplets"),
+        ({"anchor": "a", "positive": "b", "label": 0}, "triplets"),
+        ({"query": "a", "reply": "b", "label": 1}, "classes"),
+        ({"query": "a", "reply": "b"}, "sentences"),
+    ],
+)
+def test_a_column_that_is_left_over_is_asked_about(tmp_path, row, data_format):
+    path = write(tmp_path, "a.jsonl", [row, row])
+    with pytest.raises(DataError, match=f"could be {data_format}, were it not for .*--data_format {data_format}"):
+        read(path)
+    assert read(path, data_format)[1] == data_format
+
+
+@pytest.mark.parametrize("label", ["label", "score"])
+def test_query_and_title_are_a_pair_where_there_is_a_label(tmp_path, label):
+    rows = [["qid", "query", "title", label], ["1", "a", "b", "0"], ["2", "c", "d", "1"]]
+    assert read(write(tmp_path, "a.tsv", rows)) == ([Example(("a", "b"), 0.0), Example(("c", "d"), 1.0)], "pairs")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"anchor": "a", "positive": "p", "negatives": ["n", "m"]},
+        {"query": "a", "pos": ["p"], "negs": ["n", "m"], "id": 7},
+        {"query": "a", "positives": ["p"], "negatives": ["n", "m"]},
+        {"query": "a", "answer": "p", "negative_1": "n", "negative_2": "m"},
+    ],
+)
+def test_negatives_go_by_many_names(tmp_path, row):
+    assert read(write(tmp_path, "a.jsonl", [row]))[0] == [Example(("a", "p", "n", "m"))]
+
+
+def test_a_single_number_makes_no_pairs_of_triplets(tmp_path):
+    rows = [["a", "b", "c"], ["d", "e", "2012"], ["f", "g", "h"], ["i", "j", "k"]]
+    assert read(write(tmp_path, "a.tsv", rows))[1] == "triplets"
+
+
+def test_a_bad_label_among_numbers_is_no_sentence(tmp_path):
+    rows = [["p", "q", "1"], ["r", "s", "x"], ["p", "q", "0"], ["r", "s", ""], ["p", "q", "1"]]
+    assert read(write(tmp_path, "a.tsv", rows), "sentences")[0] == sentences(*"pqrspqrspq")
+
+
+def test_a_row_under_a_header_may_end_before_its_last_negatives(tmp_path):
+    rows = [["anchor", "positive", "negative_1", "negative_2"], ["a", "p", "n1", "n2"], ["b", "q", "m"]]
+    assert read(write(tmp_path, "a.tsv", rows)) == (TRIPLETS, "triplets")
+
+
 def test_two_columns_without_names_are_not_guessed(tmp_path):
     with pytest.raises(DataError, match="--data_format classes or --data_format triplets"):
         read(write(tmp_path, "a.tsv", [["a", "b"]]))

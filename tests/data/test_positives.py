@@ -11,6 +11,8 @@ def test_what_counts_as_a_match():
     assert is_match(np.array([0.0, 1.0, 1.0])).tolist() == [False, True, True]
     assert is_match(np.array([0.0, 1.0, 2.0])) is None
     assert is_match(np.array([0.0, 3.0, 4.0]), 3).tolist() == [False, True, True]
+    assert is_match(np.array([0.0, 1.0]), 0.5).tolist() == [False, True]
+    assert is_match(np.array([0.0, 1.0]), 4).tolist() == [False, True]  # a minimum for the graded training data
 
 
 def test_pairs_that_match_become_anchors_and_positives():

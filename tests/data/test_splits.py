@@ -1,13 +1,14 @@
 import numpy as np
 
-from cosent.data.splits import components, split_by_component
+from cosent.data.splits import split_by_component
 
 
-def test_pairs_that_share_a_text_through_others_are_one_component():
-    found = components([("a", "b"), ("c", "d"), ("b", "e"), ("d", "d"), ("f", "g")])
-    assert found[0] == found[2]
-    assert found[1] == found[3]
-    assert len(set(found)) == 3
+def test_examples_that_share_a_text_through_others_are_held_out_together():
+    examples = [("a", "b"), ("c", "d", "x"), ("b", "e"), ("x",), ("f",)]
+    for seed in range(20):
+        held_out = set(split_by_component(examples, 0.5, seed)[1].tolist())
+        assert ({0, 2} <= held_out) == bool({0, 2} & held_out)
+        assert ({1, 3} <= held_out) == bool({1, 3} & held_out)
 
 
 def test_no_text_is_on_both_sides_and_every_pair_on_one():

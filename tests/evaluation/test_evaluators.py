@@ -125,7 +125,7 @@ def sentences(model):
 def test_the_metrics_are_those_that_are_announced_and_have_a_default(model, request, name):
     data = request.getfixturevalue(name)
     found = evaluate(model, data).metrics
-    assert set(found) == set(metric_names(data)) | COUNTS
+    assert set(found) - {"num_queries"} == set(metric_names(data)) | COUNTS
     assert all(math.isfinite(value) for value in found.values())
     assert default_metric(data)[0] in found
 
@@ -176,6 +176,19 @@ def test_classes_that_are_not_in_the_index_are_an_error(model, classes, tmp_path
     other = load_data(tmp_path / "a.tsv", model, data_format="classes")
     with pytest.raises(UserError, match="are class names written as in the training data"):
         evaluate(model, classes, EvaluationOptions(index=other))
+    with pytest.raises(UserError, match="dev.txt holds pairs: texts with a class"):
+        evaluate(model, classes, EvaluationOptions(index=load_data(DATA / "dev.txt", model)))
+
+
+def test_texts_whose_class_is_not_in_the_index_are_left_out_and_counted(model, classes, tmp_path):
+    rows = [f"{row['texts'][0]}\t{row['label']}\n" for row in classes.records.rows.select(range(5))]
+    (tmp_path / "a.tsv").write_text("".join(rows))
+    known = set(load_data(tmp_path / "a.tsv", model, data_format="classes").records.labels)
+    found = evaluate(
+        model, classes, EvaluationOptions(index=load_data(tmp_path / "a.tsv", model, data_format="classes"))
+    )
+    assert found.metrics["n"] == 60
+    assert found.metrics["num_queries"] == sum(label in known for label in classes.records.labels) < 60
 
 
 def test_sentences_are_aligned_with_themselves_under_dropout(model, sentences):

@@ -34,7 +34,7 @@ def naive(queries, query_labels, index, index_labels, k, leave_one_out):
         hits = [label == own for label in ranked[:relevant]]
         precisions.append(sum(hit * sum(hits[: r + 1]) / (r + 1) for r, hit in enumerate(hits)) / relevant)
     return {
-        "n": len(nearest),
+        "num_queries": len(nearest),
         "nn_accuracy": np.mean(nearest),
         "knn_accuracy": np.mean(votes),
         "map_at_r": np.mean(precisions),
@@ -46,9 +46,9 @@ def test_neighbors_equal_the_naive_loops(block, k):
     torch.manual_seed(k)
     queries, index = torch.randn(40, 5, dtype=torch.float64), torch.randn(60, 5, dtype=torch.float64)
     labels, index_labels = torch.randint(0, 9, (40,)), torch.randint(0, 7, (60,))  # two classes are not in the index
-    found = neighbor_metrics(queries, labels, index, index_labels, k=k)
+    found = neighbor_metrics(queries, labels, (index, index_labels), k=k)
     assert found == pytest.approx(naive(queries, labels, index, index_labels, k, False))
-    assert 0 < found["n"] < 40
+    assert 0 < found["num_queries"] < 40
     alone = neighbor_metrics(queries, labels, k=k)
     assert alone == pytest.approx(naive(queries, labels, queries, labels, k, True))
 
@@ -57,7 +57,7 @@ def test_one_neighbor_agrees_with_scikit_learn():
     torch.manual_seed(0)
     queries, index = torch.randn(50, 4), torch.randn(200, 4)
     labels, index_labels = torch.randint(0, 4, (50,)), torch.randint(0, 4, (200,))
-    found = neighbor_metrics(queries, labels, index, index_labels)
+    found = neighbor_metrics(queries, labels, (index, index_labels))
     peer = KNeighborsClassifier(1, metric="cosine").fit(index, index_labels)
     assert found["nn_accuracy"] == pytest.approx(peer.score(queries, labels))
 
@@ -68,7 +68,7 @@ def test_hand_worked_neighbors():
     labels = torch.tensor([0, 1, 0, 2, 2])
     found = neighbor_metrics(embeddings, labels, k=3)
     # nearest others: 1, 0, 1, 4, 3; the lone text of class 1 is left out
-    assert found["n"] == 4
+    assert found["num_queries"] == 4
     assert found["nn_accuracy"] == 2 / 4
     # votes of three: [1, 0, 2] -> 1; [1, 0, 2] -> 1; [2, 0, 1] -> 2; [2, 0, 1] -> 2
     assert found["knn_accuracy"] == 2 / 4
@@ -77,14 +77,14 @@ def test_hand_worked_neighbors():
 
 def test_no_class_to_be_found():
     found = neighbor_metrics(torch.randn(2, 3), torch.tensor([0, 1]))
-    assert found["n"] == 0
+    assert found["num_queries"] == 0
     assert math.isnan(found["knn_accuracy"])
 
 
 def test_class_ids_may_be_any_int64():
     labels = torch.tensor([2**62 + 1, 2**62 + 2, -(2**62), 2**62 + 1])
     embeddings = torch.eye(4)
-    assert neighbor_metrics(embeddings, labels, embeddings, labels, k=1)["nn_accuracy"] == 1
+    assert neighbor_metrics(embeddings, labels, (embeddings, labels), k=1)["nn_accuracy"] == 1
 
 
 def test_retrieval_equals_the_naive_loops(block):

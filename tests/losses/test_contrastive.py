@@ -191,6 +191,11 @@ def test_places_without_a_text_are_not_counted():
     assert found["masked_negatives"].item() == 0
 
 
+def test_a_collapse_is_not_taken_for_missing_dropout():
+    found = InfoNCELoss().statistics(torch.ones(2, 3, 4), text_ids=torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert found["identical_views"] == 0
+
+
 @pytest.mark.parametrize(
     ("noise", "ids", "identical"), [(0, [0, 1, 0, 1], 1), (0.1, [0, 1, 0, 1], 0), (0, [0, 1, 2, 3], 0)]
 )

@@ -80,3 +80,22 @@ def test_mistakes_end_in_one_clear_line(error_of, classic_run, tmp_path):
         ([f"--model_name_or_path={classic_run[1]}", f"--test_data_path={tmp_path / 'one.tsv'}"], "every label is 1"),
     ):
         assert message in error_of("test.py", *flags)
+
+
+def test_an_index_goes_with_classes_alone(error_of, tiny_bert):
+    flags = ("--model_name_or_path", tiny_bert, "--device", "cpu", "--index_data_path", DATA / "classes.train.tsv")
+    assert "is for classes" in error_of("test.py", *flags, "--test_data_path", DATA / "test.txt")
+
+
+def test_two_columns_are_what_the_model_was_trained_on(error_of, tiny_bert, tmp_path):
+    (tmp_path / "a.tsv").write_text("pay\tpay now\nlogin\tsign in\n")
+    flags = ("--device", "cpu", "--test_data_path", tmp_path / "a.tsv", "--output_dir", tmp_path / "results")
+    asked = error_of("test.py", "--model_name_or_path", tiny_bert, *flags)
+    assert "a text and its class, or an anchor and its positive?" in asked
+    model = SentenceBert(tiny_bert, device="cpu")
+    model.settings.loss = {"name": "InfoNCELoss"}
+    model.save_pretrained(tmp_path / "model")
+    done = run_script("test.py", "--model_name_or_path", tmp_path / "model", *flags)
+    assert done.status == 0, done.stderr
+    assert "on 2 triplets" in done.stdout
+    assert "mrr" in done.stdout

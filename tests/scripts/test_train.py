@@ -4,7 +4,7 @@ import runpy
 
 import pytest
 
-from cosent import CosentTrainingArguments, SentenceBert
+from cosent import CosentTrainingArguments, EvaluationOptions, SentenceBert, evaluate, load_data
 from tests.conftest import DATA, ROOT
 from tests.scripts.conftest import read_json, run_script
 
@@ -267,37 +267,74 @@ def test_infonce_takes_the_pairs_that_match_and_holds_out_pairs_of_both_kinds(ti
     assert read_json(tmp_path / "out" / "cosent_config.json")["loss"]["symmetric"] is True
 
 
-def test_classes_are_held_out_and_looked_up_in_the_training_data(tiny_bert, tmp_path):
+CLASSES = {name: DATA / "zh" / f"classes.{name}.tsv" for name in ("train", "dev", "test")}
+
+
+def test_classes_are_looked_up_in_the_training_data(tiny_bert, tmp_path):
     flags = {
         "loss": "batch_hard_triplet",
-        "train_data_path": DATA / "zh" / "classes.train.tsv",
-        "eval_data_path": "",
-        "test_data_path": DATA / "zh" / "classes.test.tsv",
+        "train_data_path": CLASSES["train"],
+        "eval_data_path": CLASSES["dev"],
+        "test_data_path": CLASSES["test"],
         "mining": "semi_hard",
         "distance": "cosine",
         "margin": 0.2,
         "classes_per_batch": 2,
         "samples_per_class": 3,
+        "num_neighbors": 3,
         "max_steps": 2,
     }
     done = run_script("train.py", *options(tiny_bert, tmp_path, **flags))
     assert done.status == 0, done.stderr
-    assert "Holding out 16 of 163 texts with a class" in done.stdout
-    after = read_json(tmp_path / "out" / "test_results.json")
-    assert table(done)["test knn accuracy"][1] == pytest.approx(after["test_knn_accuracy"], abs=5e-5)
-    # the same figure from test.py, which has to be told where to look: the held-out rows are not in this index
-    tested = run_script(
-        "test.py",
-        *("--model_name_or_path", tmp_path / "out", "--test_data_path", DATA / "zh" / "classes.test.tsv"),
-        *("--index_data_path", DATA / "zh" / "classes.train.tsv", "--output_dir", tmp_path / "test"),
-    )
-    assert tested.status == 0, tested.stderr
-    found = read_json(tmp_path / "test" / "metrics.json")
-    assert found["n"] == 100
-    assert f"{found['knn_accuracy']:.4f}" in tested.stdout
-    assert not (tmp_path / "test" / "predictions.tsv").exists()
+    assert "train: 163 texts with a class" in done.stdout
+    assert "21 classes of 1 to 14 texts" in done.stdout
     loss = read_json(tmp_path / "out" / "cosent_config.json")["loss"]
     assert (loss["mining"], loss["distance"], loss["margin"]) == ("semi_hard", "cosine", 0.2)
+    best = SentenceBert(tmp_path / "out", device="cpu")
+    train, test = (load_data(CLASSES[name], best, data_format="classes") for name in ("train", "test"))
+    expected = evaluate(best, test, EvaluationOptions(index=train, num_neighbors=3)).metrics
+    found = read_json(tmp_path / "out" / "test_results.json")
+    tested = run_script(
+        "test.py",
+        *("--model_name_or_path", tmp_path / "out", "--test_data_path", CLASSES["test"], "--num_neighbors", 3),
+        *("--index_data_path", CLASSES["train"], "--output_dir", tmp_path / "test"),
+    )
+    assert tested.status == 0, tested.stderr
+    for name in ("nn_accuracy", "knn_accuracy", "map_at_r"):
+        assert found[f"test_{name}"] == pytest.approx(expected[name])
+        assert read_json(tmp_path / "test" / "metrics.json")[name] == pytest.approx(expected[name])
+        assert f"{expected[name]:.4f}" in tested.stdout
+    assert table(done)["test knn accuracy"][1] == pytest.approx(expected["knn_accuracy"], abs=5e-5)
+    assert "on 100 texts with a class" in tested.stdout
+    assert not (tmp_path / "test" / "predictions.tsv").exists()
+
+
+def test_classes_are_held_out_by_text_and_looked_up_where_asked(tiny_bert, tmp_path):
+    flags = {
+        "loss": "batch_hard_triplet",
+        "train_data_path": CLASSES["train"],
+        "eval_data_path": "",
+        "knn_index": "eval",
+    }
+    more = {"test_data_path": CLASSES["test"], "eval_fraction": 0.3, "max_steps": 2}
+    done = run_script("train.py", *options(tiny_bert, tmp_path, **flags, **more))
+    assert done.status == 0, done.stderr
+    assert re.search(r"Holding out 4\d of 163 texts with a class", done.stdout)
+    best = SentenceBert(tmp_path / "out", device="cpu")
+    alone = evaluate(best, load_data(CLASSES["test"], best, data_format="classes")).metrics
+    assert read_json(tmp_path / "out" / "test_results.json")["test_nn_accuracy"] == pytest.approx(alone["nn_accuracy"])
+
+
+def test_eval_data_has_a_format_and_columns_of_its_own(tiny_bert, tmp_path):
+    rows = [line.split("\t") for line in (DATA / "zh" / "dev.txt").read_text(encoding="utf-8").splitlines()]
+    (tmp_path / "dev.tsv").write_text("".join(f"{c}\t{a}\t{b}\n" for a, b, c in rows), encoding="utf-8")
+    flags = {"loss": "infonce", "data_format": "sentences", "text_columns": 1, "eval_data_path": tmp_path / "dev.tsv"}
+    own = {"eval_data_format": "pairs", "eval_text_columns": "1,2", "eval_label_column": 0, "max_steps": 1}
+    done = run_script("train.py", *options(tiny_bert, tmp_path, **flags, **own))
+    assert done.status == 0, done.stderr
+    assert "train: 384 sentences" in done.stdout
+    assert "eval: 96 pairs" in done.stdout
+    assert "labels 0: 48, 1: 48" in done.stdout
 
 
 def test_columns_declared_for_training_do_not_bind_eval_data_of_another_format(tiny_bert, tmp_path):

@@ -125,9 +125,13 @@ def test_losses_take_their_own_flags():
 def test_eval_data_is_read_like_training_data_of_the_same_format_alone():
     declared = ["--model_name_or_path", "M", "--text_columns", "a, b", "--label_column", "c"]
     data = parse(*declared)[1]
-    assert data.eval_reading_options == data.reading_options
+    assert data.eval_reading_options("pairs") == data.reading_options
+    given = parse(*declared, "--data_format", "pairs")[1].eval_reading_options("pairs")
+    assert (given["data_format"], given["text_columns"], given["label_column"]) == ("auto", ("a", "b"), "c")
     assert data.reading_options["text_columns"] == ("a", "b")
-    other = parse(*declared, "--data_format", "sentences")[1].eval_reading_options
+    other = parse(*declared, "--data_format", "sentences")[1].eval_reading_options("sentences")
     assert (other["data_format"], other["text_columns"], other["label_column"]) == ("auto", None, None)
-    own = parse(*declared, "--eval_text_columns", "x,y")[1].eval_reading_options
-    assert (own["text_columns"], own["label_column"]) == (("x", "y"), None)
+    apart = parse(*declared, "--eval_data_format", "triplets")[1].eval_reading_options("pairs")
+    assert (apart["data_format"], apart["text_columns"], apart["label_column"]) == ("triplets", None, None)
+    own = parse(*declared, "--eval_text_columns", "x,y", "--eval_label_column", "z")[1].eval_reading_options("pairs")
+    assert (own["text_columns"], own["label_column"]) == (("x", "y"), "z")

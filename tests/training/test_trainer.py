@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate.data_loader import BatchSamplerShard
+from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from transformers import TrainerCallback
 
 from cosent import (
@@ -246,10 +246,10 @@ def test_early_stopping(make_trainer):
 
 
 def test_a_metric_that_is_not_there_is_refused_before_the_first_step(make_trainer):
-    trainer = make_trainer(metric_for_best_model="eval_spaerman")
     with pytest.raises(UserError, match="eval_spearman, eval_pearson, eval_best_accuracy"):
-        trainer.train()
-    assert trainer.state.global_step == 0
+        make_trainer(metric_for_best_model="eval_spaerman")
+    with pytest.raises(UserError, match="there is no eval data"):
+        make_trainer(eval_dataset=False, eval_strategy="epoch")
 
 
 def test_every_listed_metric_can_choose_the_best_model(make_trainer):
@@ -399,6 +399,57 @@ def test_ranks_share_the_batches_without_overlap(make_trainer, data_format):
     assert dealt[: len(sampler)] == list(sampler)
 
 
+@pytest.mark.parametrize("data_format", ["classes", "triplets"])
+def test_a_rank_that_resumes_within_an_epoch_goes_on_with_its_own_batches(make_trainer, data_format):
+    trainer = make_trainer(data_format=data_format, no_duplicate_texts=True, classes_per_batch=2, samples_per_class=2)
+    sampler = trainer.get_train_dataloader().batch_sampler
+    sampler.set_epoch(1)
+    dealt = list(BatchSamplerShard(sampler, num_processes=2, process_index=1))
+    sampler.set_epoch(0)
+    # what a new process has: a fresh sampler behind two wrappers, and a state of 1.5 epochs
+    resumed = make_trainer(data_format=data_format, no_duplicate_texts=True, classes_per_batch=2, samples_per_class=2)
+    sampler = resumed.get_train_dataloader().batch_sampler
+    resumed.state.epoch = 1.5
+    resumed.callback_handler.on_epoch_begin(resumed.args, resumed.state, resumed.control)
+    assert list(SkipBatchSampler(BatchSamplerShard(sampler, num_processes=2, process_index=1), 2)) == dealt[2:]
+
+
+def test_the_seed_of_the_data_decides_about_batches(make_trainer):
+    first, second = (batches(make_trainer(data_format="classes", data_seed=seed)) for seed in (1, 2))
+    assert first != second
+    assert batches(make_trainer(data_format="classes", seed=1)) == first
+
+
+def test_arguments_may_be_used_again_for_other_data(tiny_bert, data, tmp_path):
+    args = CosentTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    before = vars(args).copy()
+    for data_format in ("classes", "pairs"):
+        model = SentenceBert(tiny_bert, device="cpu")
+        dataset = data[data_format]
+        CosentTrainer(model, args, LOSSES[data_format], train_dataset=dataset, eval_dataset=dataset)
+    assert {key: value for key, value in vars(args).items() if key in before} == before
+
+
+def test_examples_of_several_lengths_are_embedded_without_filling_up(make_trainer, model, tmp_path):
+    rows = ["pay\tpay now" + "".join(f"\tnegative {i}" for i in range(20))] + [f"a {i}\tb {i}" for i in range(7)]
+    (tmp_path / "a.tsv").write_text("\n".join(rows))
+    data = load_data(tmp_path / "a.tsv", model, data_format="triplets")
+    trainer = make_trainer(data_format="triplets", train_dataset=data, eval_dataset=False, max_steps=1)
+    embedded = []
+    trainer.model.register_forward_hook(lambda module, inputs, output: embedded.append(output))
+    seen = []
+    trainer.loss = lambda embeddings, labels, ids: (
+        seen.append((embeddings, ids)) or LOSSES["triplets"](embeddings, labels, ids)
+    )
+    trainer.loss.statistics = LOSSES["triplets"].statistics
+    trainer.train()
+    (embeddings, ids), (real,) = seen[0], embedded
+    assert len(real) == 8 * 2 + 20
+    assert embeddings.shape == (22, 8, 32)
+    assert torch.equal(embeddings.flatten(0, 1)[ids != NO_TEXT], real)
+    assert not embeddings.flatten(0, 1)[ids == NO_TEXT].any()
+
+
 @pytest.mark.parametrize(
     ("loss", "data_format", "message"),
     [
@@ -412,7 +463,7 @@ def test_ranks_share_the_batches_without_overlap(make_trainer, data_format):
     ],
 )
 def test_data_that_a_loss_does_not_learn_from_is_refused(model, data, tmp_path, loss, data_format, message):
-    args = CosentTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    args = CosentTrainingArguments(output_dir=str(tmp_path), use_cpu=True, eval_strategy="no")
     with pytest.raises(UserError, match=message):
         CosentTrainer(model, args, loss, train_dataset=data[data_format])
 
