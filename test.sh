@@ -10,7 +10,8 @@ if [ $# -gt 0 ] && [[ $1 != --* ]]; then
     flags+=(--model_name_or_path "$1")
     shift
 elif [[ " $*" != *" --model_name_or_path"* && " $*" != *" --model-name-or-path"* ]]; then
-    latest=$(ls -t output/*/cosent_config.json output/cosent_config.json 2>/dev/null | head -n 1 || true)
+    latest=$(ls -t output/cosent_config.json output/*/cosent_config.json output/*/*/cosent_config.json 2>/dev/null |
+        grep -v /checkpoint- | head -n 1 || true)
     if [ -z "$latest" ]; then
         echo "error: there is no run under output/ yet; run train.sh, or name a model: bash test.sh FOLDER" >&2
         exit 1

@@ -12,6 +12,7 @@ import transformers
 import yaml
 from transformers import HfArgumentParser
 
+from cosent import SentenceBert, TextDataset
 from cosent.data.layouts import DataFormat
 from cosent.errors import UserError
 from cosent.progress import is_watched
@@ -53,6 +54,12 @@ def flags_of(path: str) -> list[str]:
         elif value is not None:
             flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
     return flags
+
+
+def unknown_tokens(data: TextDataset, model: SentenceBert) -> str:
+    """A remark where the tokenizer does not know the data's language."""
+    share = data.token_share(model.tokenizer.unk_token_id)
+    return f"; {share:.0%} of tokens are unknown to this model's tokenizer" if share > 0.05 else ""
 
 
 def run(main: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from command_line import NOUNS, parse, run
+from command_line import NOUNS, parse, run, unknown_tokens
 from numpy.typing import NDArray
 
 from cosent import SentenceBert, TextDataset, load_data
@@ -36,7 +36,7 @@ class TestArguments(ReadingArguments):
     )
     output_dir: str | None = field(
         default=None,
-        metadata={"help": "Where metrics.json and predictions.tsv go. Default: output/test-<model>-<data>."},
+        metadata={"help": "Where metrics.json and predictions.tsv go. Default: output/test-<model>-<folder>-<data>."},
     )
     batch_size: int = field(default=64, metadata={"help": "Texts in a batch."})
     device: Literal["auto", "cpu", "cuda", "mps"] = field(default="auto", metadata={"help": "Where to run."})
@@ -68,7 +68,7 @@ def main() -> None:
     write_metrics(folder / "metrics.json", metrics)
     print(heading(model_args.model_name_or_path, data, model))
     if result.scores is None:
-        report_metrics(metrics)
+        report_metrics(metrics, index_path)
     else:
         report_pairs(metrics, model)
         write_predictions(folder / "predictions.tsv", data, result.scores, options.threshold)
@@ -93,7 +93,9 @@ def positive_label_min(args: TestArguments, data: TextDataset, decision: Decisio
 
 def default_folder(model_name: str, data_path: str) -> str:
     """Where results go when nobody says: named after the model and the data."""
-    return f"output/test-{Path(model_name).absolute().name}-{Path(data_path).name.split('.')[0]}"
+    data = Path(data_path).absolute()
+    name = data.name.removesuffix(".gz").rsplit(".", 1)[0]
+    return f"output/test-{Path(model_name).absolute().name}-{data.parent.name}-{name}"
 
 
 def heading(name: str, data: TextDataset, model: SentenceBert) -> str:
@@ -102,12 +104,15 @@ def heading(name: str, data: TextDataset, model: SentenceBert) -> str:
     skipped = f" ({report.num_bad:,} bad rows left out)" if report.num_bad else ""
     cut = data.truncated_share
     truncated = f"\n{cut:.2%} of texts were cut at {model.max_length} tokens" if cut else ""
-    return f"{name} on {len(data):,} {NOUNS[data.data_format]} of {report.path}{skipped}{truncated}\n"
+    unknown = unknown_tokens(data, model)
+    return f"{name} on {len(data):,} {NOUNS[data.data_format]} of {report.path}{skipped}{truncated}{unknown}\n"
 
 
-def report_metrics(metrics: dict[str, float]) -> None:
+def report_metrics(metrics: dict[str, float], index_path: str | None) -> None:
     """Print the metrics of data without a decision to make."""
     left_out = metrics["n"] - metrics.get("num_queries", metrics["n"])
+    if "knn_accuracy" in metrics:
+        print(f"Neighbours are looked for in {index_path or 'the other test texts; --index_data_path names a file'}\n")
     if left_out:
         print(f"{left_out:,} texts are left out: no other text of their class is there to be found\n")
     for name, value in metrics.items():

@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from command_line import NOUNS, parse, run
+from command_line import NOUNS, parse, run, unknown_tokens
 from transformers import TrainingArguments
 
 from cosent import CosentTrainer, SentenceBert, TextDataset
-from cosent.checkpoint import Decision
+from cosent.checkpoint import Decision, read_settings
 from cosent.data.datasets import Records, read_records
 from cosent.data.layouts import DataFormat
 from cosent.data.splits import split_by_component
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import LOWER_IS_BETTER, EvaluationOptions, evaluate
+from cosent.losses import Loss
 from cosent.training.arguments import CosentTrainingArguments, DataArguments, LossArguments, ModelArguments
+from cosent.training.trainer import describe_loss
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ def main() -> None:
     )
     transformers.set_seed(args.seed)
     args.output_dir, args.resume_from_checkpoint = run_folder(args, model_args.model_name_or_path)
+    loss = loss_args.build()
+    if args.resume_from_checkpoint:
+        check_same_loss(args.resume_from_checkpoint, loss)
     model = SentenceBert(**vars(model_args), device=args.device)
     splits = load_splits(data_args, loss_args, model, args.seed)
     if splits.eval is None and args.eval_strategy != "no":
@@ -58,7 +63,7 @@ def main() -> None:
     trainer = CosentTrainer(
         model,
         args,
-        loss_args.build(),
+        loss,
         train_dataset=splits.train,
         eval_dataset=splits.eval,
         evaluation=evaluation,
@@ -115,6 +120,16 @@ def check_unfinished(checkpoint: Path, args: CosentTrainingArguments) -> None:
         raise UserError(f"{checkpoint} is the end of its run: there is nothing left to train")
 
 
+def check_same_loss(checkpoint: str, loss: Loss) -> None:
+    """Refuse to go on with another loss than the run began with: its model would be lost."""
+    stored = read_settings(checkpoint).loss
+    if stored != describe_loss(loss):
+        raise UserError(
+            f"{checkpoint} was trained with {stored}, not with {describe_loss(loss)}: a run goes on with the flags "
+            f"that it began with, see {Path(checkpoint).parent}/command.txt"
+        )
+
+
 def load_splits(data_args: DataArguments, loss_args: LossArguments, model: SentenceBert, seed: int) -> Splits:
     """Read the files; without eval data, hold out training data that shares no text with the rest."""
     reading = data_args.reading_options
@@ -131,7 +146,10 @@ def load_splits(data_args: DataArguments, loss_args: LossArguments, model: Sente
         train, held_out = hold_out(train, data_args.eval_fraction, seed)
     if data_args.max_train_samples is not None:
         train = train.sample(data_args.max_train_samples, seed)
-    if train.data_format == "pairs" and loss_args.loss == "infonce":
+    matching = train.data_format == "pairs" and loss_args.loss == "infonce"
+    if data_args.use_negatives and not matching:
+        raise UserError("--use_negatives is for --loss infonce on pairs: it takes those that do not match")
+    if matching:
         train = train.to_triplets(
             use_negatives=data_args.use_negatives, positive_label_min=data_args.positive_label_min
         )
@@ -171,6 +189,7 @@ def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments)
             print(
                 f"{name}: {len(data):,} {NOUNS[data.data_format]} of {report.path}{skipped}; "
                 f"{data.truncated_share:.2%} of texts cut at {model.max_length} tokens{contents(data)}"
+                f"{unknown_tokens(data, model)}"
             )
     precision = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "no autocast"
     print(
@@ -254,7 +273,7 @@ def compare(before: dict[str, dict[str, float]], after: dict[str, dict[str, floa
                 print(f"{split + ' ' + name:34}{before[split][metric]:10.4f}{metrics[metric]:10.4f}")
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
     gain = after["eval"].get(metric, 0) - before["eval"].get(metric, 0) if "eval" in after else 0.0
-    if (-gain if metric in LOWER_IS_BETTER else gain) < 0:
+    if "eval" in after and (-gain if metric in LOWER_IS_BETTER else gain) <= 0:
         print(f"\nBy the eval data's {metric} this model is no better than the untouched one.")
 
 

@@ -3,6 +3,7 @@
 Shapes: n examples, K texts in one, N = K texts in one row here, T their tokens.
 """
 
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from cosent.data.readers import ExampleReader, OnBadRows, ReadReport
 from cosent.errors import DataError
 from cosent.modeling import SentenceBert
 from cosent.tokens import is_truncated, tokenize, tokenizer_digest
+
+logger = logging.getLogger(__name__)
 
 _LABELS = {float: pa.float64(), str: pa.string()}
 _INT64 = Value("int64")
@@ -79,6 +82,8 @@ class Records:
         Raises:
             DataError: if labels do not say what matches, or nothing does.
         """
+        if self.data_format != "pairs":
+            raise DataError(f"{self.report.path} holds {self.data_format}; pairs become triplets")
         matches = is_match(self.labels, positive_label_min)
         if matches is None:
             raise DataError(
@@ -87,10 +92,33 @@ class Records:
         if not matches.any():
             raise DataError(f"{self.report.path}: no pair matches, so there is no positive to learn from")
         rows, digest = _to_arrow(matching_pairs(self.rows["texts"], matches, use_negatives=use_negatives))
+        if use_negatives:
+            anchors = {texts[0] for texts in rows["texts"]}
+            others = [texts[0] for texts, match in zip(self.rows["texts"], matches, strict=True) if not match]
+            logger.info(
+                "%d of %d pairs that do not match begin with an anchor, and give it a hard negative",
+                sum(first in anchors for first in others),
+                len(others),
+            )
         return Records("triplets", rows, self.report, digest)
 
     def tokenize(self, model: SentenceBert) -> "TextDataset":
-        """Tokenise all texts, once for each tokenizer and length: tokens are kept in the `datasets` cache."""
+        """Tokenise all texts, once for each tokenizer and length: tokens are kept in the `datasets` cache.
+
+        Args:
+            model: whose tokenizer and length are used.
+
+        Returns:
+            The examples and their tokens.
+
+        Raises:
+            DataError: if all scores, or all classes, are the same.
+        """
+        if "label" in self.rows.column_names:
+            lowest, highest = compute.min_max(self.rows.with_format("arrow")["label"][:]).as_py().values()
+            if lowest == highest:
+                value = f"label is {lowest:g}" if self.data_format == "pairs" else f"text is of class {lowest!r}"
+                raise DataError(f"{self.report.path}: every {value}; there is nothing to tell apart")
         return TextDataset(self, _tokenize(self, model))
 
 
@@ -145,6 +173,10 @@ class TextDataset:
         """Share of texts that lost tokens to the length limit."""
         return float(compute.sum(self._column("truncated")).as_py() / self.num_texts.sum())
 
+    def token_share(self, token_id: int | None) -> float:
+        """Share of all tokens that are this one."""
+        return float(np.mean(self._column("input_ids").combine_chunks().flatten().to_numpy() == token_id))
+
     def _column(self, name: str) -> pa.ChunkedArray:
         return self.tokens.with_format("arrow")[name][:]
 
@@ -175,19 +207,14 @@ def read_records(
         The examples.
 
     Raises:
-        DataError: see `ExampleReader`; also if all scores, or all classes, are the same.
+        DataError: see `ExampleReader`.
+        ValueError: if the format is unknown.
     """
     columns = Columns(data_format, text_columns, label_column, likely_format)
     reader = ExampleReader(path, columns, on_bad_rows=on_bad_rows)
     rows, digest = _to_arrow(reader)
     assert reader.data_format is not None  # else there was no row, which is an error
-    records = Records(reader.data_format, rows, reader.report, digest)
-    if "label" in rows.column_names:
-        lowest, highest = compute.min_max(rows.data["label"]).as_py().values()
-        if lowest == highest:
-            value = f"label is {lowest:g}" if reader.data_format == "pairs" else f"text is of class {lowest!r}"
-            raise DataError(f"{path}: every {value}; there is nothing to tell apart")
-    return records
+    return Records(reader.data_format, rows, reader.report, digest)
 
 
 def load_data(path: str | Path, model: SentenceBert, **options: Any) -> TextDataset:
@@ -202,7 +229,7 @@ def load_data(path: str | Path, model: SentenceBert, **options: Any) -> TextData
         The examples and their tokens.
 
     Raises:
-        DataError: see `read_records`.
+        DataError: see `read_records` and `Records.tokenize`.
     """
     return read_records(path, **options).tokenize(model)
 

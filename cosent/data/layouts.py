@@ -52,6 +52,8 @@ _WANTED = {
     "triplets": "the anchor and the positive",
     "classes": "the text and the class",
 }
+_FOR_EVAL = " (--eval_text_columns and --eval_label_column for eval and test data)"
+_ENOUGH_ROWS = 8  # to tell whether values come again
 _TEXTS_OF = {"pairs": (2, 2), "classes": (1, 1), "triplets": (2, math.inf), "sentences": (1, math.inf)}
 
 
@@ -153,6 +155,10 @@ class Columns:
     label: str | None = None
     likely: DataFormat | None = None
 
+    def __post_init__(self) -> None:
+        if self.data_format not in ("auto", *_TEXTS_OF):
+            raise ValueError(f"data_format must be auto or one of {', '.join(_TEXTS_OF)}, got {self.data_format!r}")
+
     def find(self, rows: Sequence[Row]) -> Layout | None:
         """Find out how a file is laid out.
 
@@ -174,19 +180,28 @@ class Columns:
     def not_found(self, names: Sequence[str]) -> str:
         """Say that a row's names are not those that are looked for."""
         wanted = _WANTED.get(self.data_format, "texts and labels")
-        return (
-            f"has the columns {', '.join(map(repr, names))}, which do not say where {wanted} are; "
-            "name them with --text_columns and --label_column"
+        lacking = [name for name in self._declared if name not in names]
+        problem = (
+            f"has no column {', '.join(map(repr, lacking))} but {', '.join(map(repr, names))}"
+            if lacking
+            else f"has the columns {', '.join(map(repr, names))}, which do not say where {wanted} are"
         )
+        return f"{problem}; name them with --text_columns and --label_column{_FOR_EVAL}"
+
+    @property
+    def _declared(self) -> list[str]:
+        return [*(self.texts or ()), *([] if self.label is None else [self.label])]
 
     def _of_names(self, names: list[str]) -> Layout | None:
         """A layout by name: of the format that is wanted, else of the first that the names have."""
+        if not all(name in names for name in self._declared):
+            return None
         known = {_plain(name): name for name in names}
         formats: tuple[DataFormat, ...] = ("pairs", "triplets", "classes", "sentences")
         for data_format in formats if self.data_format == "auto" else (self.data_format,):
             texts, labels = self._names(data_format, known)
             found = [*texts, *labels]
-            if texts and all(name in names for name in found) and (labels or data_format in ("triplets", "sentences")):
+            if texts and (labels or data_format in ("triplets", "sentences")):
                 any_negatives = data_format == "triplets" and self.texts is None
                 if self.data_format == "auto" and data_format != "pairs":
                     self._check_left_over(data_format, found, names)
@@ -220,14 +235,13 @@ class Columns:
             )
 
     def _of_lists(self, rows: list[list[str]]) -> Layout:
-        declared = [*(self.texts or ()), *([self.label] if self.label is not None else [])]
-        if declared and all(name.isdecimal() for name in declared):
+        if self._declared and all(name.isdecimal() for name in self._declared):
             return self._of_positions()
         header = rows[0]
         layout = self._of_names(header)
         if layout is not None:
             return _in_header(layout, header)
-        if declared or _looks_like_names(header):
+        if self._declared or _looks_like_names(header):
             raise ValueError(f"line 1 {self.not_found(header)}")
         return self._of_fields(rows)
 
@@ -253,26 +267,28 @@ class Columns:
         # the first row may be a header of unknown names: it is not asked
         body = [row for row in rows[1:] if len(row) == width] or [row for row in rows if len(row) == width]
         numbers = [column for column in range(width) if _are_numbers(row[column] for row in body)]
-        data_format = self._guess(width, numbers) if self.data_format == "auto" else self.data_format
+        names = [column for column in range(1, width) if _are_names(row[column] for row in body)]
+        data_format = self._guess(width, numbers, names) if self.data_format == "auto" else self.data_format
         texts = {"pairs": [0, 1], "triplets": [0, 1], "classes": [0]}.get(
             data_format, [column for column in range(width) if column not in numbers or width == 1]
         )
         if not texts or width > 1 and set(texts) & set(numbers):
             raise ValueError(
                 f"has mostly numbers in the columns {', '.join(map(str, numbers))}, counted from 0; say where "
-                f"{_WANTED[data_format]} are, by position, with --text_columns and --label_column"
+                f"{_WANTED[data_format]} are with --text_columns and --label_column, by the names in line 1, or by "
+                f"position if there are none{_FOR_EVAL}"
             )
         if data_format == "triplets":
             return Layout("triplets", texts, any_negatives=True, width=2)
         width = {"pairs": 3, "classes": 2}.get(data_format, width)
         return Layout(data_format, texts, {"pairs": 2, "classes": 1}.get(data_format), width=width, max_width=width)
 
-    def _guess(self, width: int, numbers: list[int]) -> DataFormat:
-        """What rows mean, by how many fields they have and which of those are numbers."""
+    def _guess(self, width: int, numbers: list[int], names: list[int]) -> DataFormat:
+        """What rows mean, by how many fields they have and which of those are numbers, or a few names."""
         if width == 1:
             return "sentences"
         if width == 2:
-            if self.likely is None:
+            if self.likely is None or self.likely == "triplets" and names:
                 raise ValueError(
                     "has two columns without names: a text and its class, or an anchor and its positive? Say which "
                     "with --data_format classes or --data_format triplets (--eval_data_format for eval data)"
@@ -284,6 +300,11 @@ class Columns:
             raise ValueError(
                 f"has {width} columns without names, of which {', '.join(map(str, numbers))} (from 0) hold numbers; "
                 "say where the texts and the label are, by position, with --text_columns and --label_column"
+            )
+        if names:
+            raise ValueError(
+                f"has the same few values again and again in the columns {', '.join(map(str, names))} (from 0): labels "
+                "or negatives? Say which with --data_format triplets, or with --text_columns and --label_column"
             )
         return "triplets"
 
@@ -328,6 +349,12 @@ def _are_numbers(fields: Iterable[str]) -> bool:
     """Whether most fields that hold something hold a finite number."""
     filled = [field for field in fields if field.strip()]
     return sum(map(_is_number, filled)) > len(filled) / 2
+
+
+def _are_names(fields: Iterable[str]) -> bool:
+    """Whether fields are a few values again and again, as names of classes are."""
+    values = list(fields)
+    return len(values) >= _ENOUGH_ROWS and len(set(values)) <= len(values) / 2
 
 
 def _is_number(text: str) -> bool:

@@ -87,9 +87,22 @@ class ExampleReader:
             header = "If line 1 is a header, name its columns with --text_columns and --label_column. "
             first = self.report.problems[0]
             hint = header if first.startswith("line 1:") and "UTF-8" not in first and not self.columns.texts else ""
+            if self.report.num_bad == self.report.num_rows:
+                hint = self._other_format() or hint
             raise DataError(f"{self.report}\n{hint}Mend them, or leave them out with --on_bad_rows skip.")
         if self.report.num_bad == self.report.num_rows:
             raise DataError(f"no row is left\n{self.report}")
+
+    def _other_format(self) -> str:
+        """A hint at the format that a file has, if none of its rows has the one that was asked for."""
+        first = [row for _, row in islice(open_rows(self.path)[1], _ROWS_TO_LOOK_AT)]
+        try:
+            layout = Columns("auto", self.columns.texts, self.columns.label).find(first)
+        except ValueError:
+            return ""
+        if layout is None or layout.data_format == self.columns.data_format:
+            return ""
+        return f"These look like {layout.data_format}, not {self.columns.data_format}: see README for their loss. "
 
     def _examples(self, unit: str, rows: Iterator[PlacedRow]) -> Iterator[Example]:
         first = list(islice(rows, _ROWS_TO_LOOK_AT))

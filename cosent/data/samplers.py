@@ -54,7 +54,10 @@ class ClassBatchSampler:
         self.num_singletons = sum(len(group) == 1 for group in rows.values())
         self._rows = [np.array(group) for group in rows.values() if len(group) > 1]
         if len(self._rows) < 2:
-            raise DataError(f"{len(self._rows)} classes have two rows or more; batches need at least two such classes")
+            raise DataError(
+                f"{len(self._rows)} of {len(rows)} classes have two rows or more; batches need at least two such "
+                "classes. Are the columns of the text and the class the right way round?"
+            )
         self.classes_per_batch = min(classes_per_batch, len(self._rows))
         self.samples_per_class = samples_per_class
         self.rows_per_batch = self.classes_per_batch * samples_per_class

@@ -1,6 +1,6 @@
 """The command line's arguments; transformers' own keep their meaning."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -178,6 +178,13 @@ class LossArguments:
     def __post_init__(self) -> None:
         if not self.scale > 0:
             raise UserError(f"--scale must be above 0, got {self.scale}")
+        own = {
+            "infonce": ("scale", "negatives", "symmetric"),
+            "batch_hard_triplet": ("margin", "distance", "soft_margin", "mining"),
+        }.get(self.loss, ("scale",))
+        for option in fields(self):
+            if option.name not in ("loss", *own) and getattr(self, option.name) != option.default:
+                raise UserError(f"--{option.name} means nothing to --loss {self.loss}")
 
     def build(self) -> Loss:
         """The loss itself."""

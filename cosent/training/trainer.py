@@ -108,8 +108,7 @@ class CosentTrainer(Trainer):
         self._statistics: dict[str, Tensor] = {}  # sums since the last log, kept on the device
         self._statistics_steps = 0
         self._warned: set[str] = set()
-        options = {name: value for name, value in vars(loss).items() if name != "training" and name[0] != "_"}
-        model.settings.loss = {"name": type(loss).__name__, **options}
+        model.settings.loss = describe_loss(loss)
         model.settings.decision = None  # a threshold belongs to the weights that it was chosen for
 
     def get_train_dataloader(self) -> DataLoader:
@@ -189,6 +188,12 @@ class CosentTrainer(Trainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
+def describe_loss(loss: Loss) -> dict[str, Any]:
+    """The name and the options of a loss, as checkpoints keep them."""
+    options = {name: value for name, value in vars(loss).items() if name != "training" and name[0] != "_"}
+    return {"name": type(loss).__name__, **options}
+
+
 class _SetEpoch(TrainerCallback):
     """Tells a sampler which epoch begins: over several ranks the parent does not reach it when it resumes."""
 
@@ -245,6 +250,7 @@ def _batch_sampler(
                 sampler.num_singletons,
                 len(np.unique(dataset.labels)),
             )
+        logger.info("Batches of %d classes, up to %d rows each", sampler.classes_per_batch, sampler.samples_per_class)
         args.per_device_train_batch_size = sampler.rows_per_batch
         return sampler
     if not args.no_duplicate_texts:

@@ -7,6 +7,7 @@ set -euo pipefail
 model=${1:?which model? a hub id or a folder}
 data=$(cd "${2:?which data? the folder of train.csv and test.csv}" && pwd)
 shift 2
+[ -d "$model" ] && model=$(cd "$model" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 exec bash train.sh --model_name_or_path "$model" --loss batch_hard_triplet --margin 1.0 --distance euclidean \

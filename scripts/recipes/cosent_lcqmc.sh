@@ -6,6 +6,7 @@ set -euo pipefail
 model=${1:?which model? a hub id or a folder}
 data=$(cd "${2:?which data? the folder of train.tsv, dev.tsv and test.tsv}" && pwd)
 shift 2
+[ -d "$model" ] && model=$(cd "$model" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 exec bash train.sh --model_name_or_path "$model" --loss cosent --scale 20 \

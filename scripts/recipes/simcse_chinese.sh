@@ -8,6 +8,7 @@ set -euo pipefail
 model=${1:?which model? a hub id or a folder}
 data=$(cd "${2:?which data? the folder of the tasks\' folders}" && pwd)
 shift 2
+[ -d "$model" ] && model=$(cd "$model" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 found=0

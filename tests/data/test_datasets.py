@@ -128,12 +128,14 @@ def test_a_sample_is_drawn_by_its_seed_and_keeps_the_order(tmp_path):
     assert records.sample(100, 1) is records
 
 
-def test_pairs_that_match_become_triplets(path, model):
+def test_pairs_that_match_become_triplets(path, model, caplog):
     path.write_text("a\tb\t1\na\tc\t0\nd\te\t1\n")
     plain = read_records(path).to_triplets().tokenize(model)
     assert plain.data_format == "triplets"
     assert list(plain.records.rows["texts"]) == [["a", "b"], ["d", "e"]]
+    caplog.set_level("INFO")
     with_negatives = read_records(path).to_triplets(use_negatives=True)
+    assert "1 of 1 pairs that do not match begin with an anchor" in caplog.text
     assert list(with_negatives.rows["texts"]) == [["a", "b", "c"], ["d", "e"]]
 
 
@@ -144,6 +146,24 @@ def test_graded_pairs_become_triplets_only_when_told_what_matches(path):
     with pytest.raises(DataError, match="no pair matches"):
         records.to_triplets(positive_label_min=6)
     assert list(records.to_triplets(positive_label_min=5).rows["texts"]) == [["How do I pay?", "How can I pay?"]]
+
+
+def test_pairs_that_all_match_are_enough_for_triplets(path, model):
+    path.write_text("a\tb\t1\nc\td\t1\n")
+    assert len(read_records(path).to_triplets().tokenize(model)) == 2
+
+
+def test_what_are_no_pairs_cannot_become_triplets(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    with pytest.raises(DataError, match="holds sentences; pairs become triplets"):
+        read_records(tmp_path / "a.txt").to_triplets()
+
+
+def test_unknown_tokens_are_counted(path, model):
+    path.write_text("pay\tpay now\t1\nΩΩ\tpay\t0\n")
+    data = load_data(path, model)
+    ids = [token for row in data.tokens["input_ids"] for token in row]
+    assert data.token_share(model.tokenizer.unk_token_id) == 1 / len(ids)
 
 
 def test_what_matches_through_others_is_one_group(tmp_path, model):

@@ -150,6 +150,7 @@ def test_three_columns_are_pairs_where_numbers_stand_in_the_third(tmp_path):
         ([["1", "how to pay", "paying"], ["2", "login", "sign in"]], "0 .from 0. hold numbers"),
         ([["1", "how to pay", "1"], ["2", "login", "0"]], "mostly numbers in the columns 0, 2"),
         ([["first", "gold_label"], ["a", "b"]], "line 1 has the columns 'first', 'gold_label'"),
+        ([[f"text {i}", f"other {i}", "yes"] for i in range(10)], "few values again and again in the columns 2"),
     ],
 )
 def test_numbers_and_names_in_the_place_of_texts_are_asked_about(tmp_path, rows, message):
@@ -210,6 +211,11 @@ def test_a_row_under_a_header_may_end_before_its_last_negatives(tmp_path):
 def test_two_columns_without_names_are_not_guessed(tmp_path):
     with pytest.raises(DataError, match="--data_format classes or --data_format triplets"):
         read(write(tmp_path, "a.tsv", [["a", "b"]]))
+    assert read(write(tmp_path, "a.tsv", [["a", "b"]]), likely="triplets")[1] == "triplets"
+    path = write(tmp_path, "a.tsv", [[f"text {i}", f"class {i % 3}"] for i in range(10)])
+    with pytest.raises(DataError, match="--data_format classes or --data_format triplets"):
+        read(path, likely="triplets")  # what comes again and again may be names of classes
+    assert read(path, "triplets")[1] == "triplets"
 
 
 @pytest.mark.parametrize(
@@ -232,11 +238,24 @@ def test_two_columns_without_names_are_not_guessed(tmp_path):
         ("sentences", "a.txt", [["a"], ["b", "c"]], "2 columns, expected 1"),
         ("sentences", "a.jsonl", [{"left": "a"}], "where the texts are"),
         ("auto", "a.jsonl", [{"left": "a"}], "where texts and labels are"),
+        ("pairs", "a.txt", [["a"], ["b"]], "These look like sentences, not pairs"),
+        ("pairs", "a.jsonl", [{"query": "a", "pos": "b"}], "These look like triplets, not pairs"),
     ],
 )
 def test_rows_that_cannot_be_used_say_why(tmp_path, data_format, name, rows, message):
     with pytest.raises(DataError, match=message):
         read(write(tmp_path, name, [*rows, rows[0]]), data_format)
+
+
+def test_a_declared_name_that_is_not_there_is_named(tmp_path):
+    path = write(tmp_path, "a.csv", [["text", "category"], ["a", "b"]])
+    with pytest.raises(DataError, match="has no column 'categry' but 'text', 'category'"):
+        read(path, label="categry")
+
+
+def test_an_unknown_format_is_a_value_error():
+    with pytest.raises(ValueError, match="got 'class'"):
+        Columns("class")
 
 
 @pytest.mark.parametrize(("data_format", "texts"), [("pairs", ("0",)), ("classes", ("0", "1")), ("triplets", ("0",))])

@@ -91,7 +91,7 @@ def test_declared_columns(tmp_path, content, options):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("a\tb\tc\n1\t2\t3\n", {"texts": ("a", "z")}, "columns 'a', 'b', 'c'.*--text_columns"),
+        ("a\tb\tc\n1\t2\t3\n", {"texts": ("a", "z")}, "no column 'z' but 'a', 'b', 'c'.*--text_columns"),
         ("a\tb\t1\n", {"texts": ("0", "7")}, "line 1: 3 columns, expected 8 or more"),
     ],
 )
@@ -175,7 +175,7 @@ def test_a_bad_first_row_is_a_bad_row_like_others(tmp_path, first):
 @pytest.mark.parametrize("header", ["left,right,grade\nx,y,1\n", "id,left,right,grade\n1,x,y,1\n"])
 def test_a_header_of_unknown_names_is_suspected(tmp_path, header):
     (tmp_path / "a.csv").write_text(header)
-    with pytest.raises(DataError, match="(If line 1 is a header, name its columns|by position,) with --text_columns"):
+    with pytest.raises(DataError, match="(If line 1 is a header, name its columns|the label are) with --text_columns"):
         read(tmp_path / "a.csv")
 
 

@@ -20,7 +20,7 @@ def tested(classic_run, tmp_path_factory):
         "test.py", f"--model_name_or_path={folder}", f"--test_data_path={DATA / 'zh' / 'test.txt'}", cwd=cwd
     )
     assert done.status == 0, done.stderr
-    return done, cwd / "output" / f"test-{folder.name}-test", folder
+    return done, cwd / "output" / f"test-{folder.name}-zh-test", folder
 
 
 def test_metrics_have_the_documented_keys_and_the_stored_threshold(tested):

@@ -66,7 +66,7 @@ def test_it_compares_with_the_untouched_model(classic_run):
         assert table(classic_run[0])[name][1] == pytest.approx(after[key], abs=5e-5)
 
 
-@pytest.mark.parametrize("after", [0.3, 0.5])
+@pytest.mark.parametrize("after", [0.3, 0.4, 0.5])
 def test_a_model_that_got_worse_is_called_that(monkeypatch, capsys, after):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     compare = runpy.run_path(str(ROOT / "scripts" / "train.py"))["compare"]
@@ -77,7 +77,7 @@ def test_a_model_that_got_worse_is_called_that(monkeypatch, capsys, after):
     )
     output = capsys.readouterr().out
     assert f"0.4000    {after:.4f}" in output
-    assert ("no better than the untouched one" in output) == (after < 0.4)
+    assert ("no better than the untouched one" in output) == (after <= 0.4)
 
 
 def test_the_last_lines_use_the_model(classic_run):
@@ -186,6 +186,11 @@ def test_what_cannot_be_resumed_says_so(error_of, tiny_bert, classic_run, tmp_pa
         (folder, {}, "checkpoint-18"),  # the run's folder: the checkpoints below it are named
         (folder / "checkpoint-18", {"max_steps": -1}, "nothing left to train"),
         (folder / "checkpoint-18", {"max_steps": 18}, "nothing left to train"),
+        (
+            folder / "checkpoint-12",
+            {"max_steps": 18, "scale": 7},
+            "was trained with {'name': 'CoSENTLoss', 'scale': 20.0}",
+        ),
     ):
         flags = options(tiny_bert, tmp_path, resume_from_checkpoint=name, **more)
         assert message in error_of("train.py", *flags)
@@ -239,6 +244,8 @@ def test_other_mistakes_end_in_one_clear_line(error_of, tiny_bert, tmp_path):
         ({"loss": "infonce", "negatives": "all", "symmetric": True}, "both ways already"),
         ({"loss": "batch_hard_triplet"}, "3 columns, expected 2"),
         ({"loss": "infonce", "train_data_path": DATA / "train.txt"}, "--positive_label_min says"),
+        ({"margin": 0.5}, "--margin means nothing to --loss cosent"),
+        ({"use_negatives": True}, "--use_negatives is for --loss infonce on pairs"),
         ({"dropout": 1}, "dropout must be at least 0 and below 1"),
     ):
         assert message in error_of("train.py", *options(tiny_bert, tmp_path, **more))
