@@ -16,7 +16,7 @@ flags=(--model_name_or_path models/all-MiniLM-L6-v2 --output_dir output)
 if [[ " $*" != *" --train_data_path"* && " $*" != *" --train-data-path"* ]]; then
     case " $* " in
         *" --loss infonce "* | *" --loss=infonce "*)
-            flags+=(--train_data_path data/triplets.train.tsv --eval_data_path data/triplets.dev.tsv)
+            flags+=(--train_data_path data/triplets.train.tsv --eval_data_path data/dev.txt)
             flags+=(--test_data_path data/test.txt --positive_label_min 4)
             flags+=(--learning_rate 5e-5 --per_device_train_batch_size 32 --num_train_epochs 4)
             ;;
