@@ -11,9 +11,7 @@ from command_line import NOUNS, parse, run, unknown_tokens
 from numpy.typing import NDArray
 
 from cosent import SentenceBert, TextDataset, load_data
-from cosent.checkpoint import Decision
 from cosent.data.layouts import DataFormat
-from cosent.data.positives import is_match
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import EvaluationOptions, evaluate
 from cosent.progress import is_watched
@@ -53,9 +51,10 @@ def main() -> None:
     if index is not None and data.data_format != "classes":
         raise UserError(f"--index_data_path is for classes; {args.test_data_path} holds {NOUNS[data.data_format]}")
     decision = model.settings.decision
+    stored_min = decision.positive_label_min if decision else None
     options = EvaluationOptions(
         batch_size=args.batch_size,
-        positive_label_min=positive_label_min(args, data, decision),
+        positive_label_min=args.positive_label_min if args.positive_label_min is not None else stored_min,
         threshold=decision.threshold if decision else None,
         index=index,
         num_neighbors=args.num_neighbors,
@@ -80,15 +79,6 @@ def likely_format(model: SentenceBert) -> DataFormat | None:
     """What two columns without names are: what the model was trained on."""
     formats: dict[str, DataFormat] = {"InfoNCELoss": "triplets", "BatchHardTripletLoss": "classes"}
     return formats.get((model.settings.loss or {}).get("name", ""))
-
-
-def positive_label_min(args: TestArguments, data: TextDataset, decision: Decision | None) -> float | None:
-    """From which label on pairs match: as asked, else as the stored decision says; 0/1 labels say so themselves."""
-    if args.positive_label_min is not None:
-        return args.positive_label_min
-    if decision is None or data.data_format != "pairs" or is_match(data.labels) is not None:
-        return None
-    return decision.positive_label_min
 
 
 def default_folder(model_name: str, data_path: str) -> str:

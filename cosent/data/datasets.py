@@ -163,6 +163,7 @@ class TextDataset:
         """(sum of K,) text ids, example after example."""
         return self._column("text_ids").combine_chunks().flatten().to_numpy()
 
+    @cached_property
     def positive_groups(self) -> PositiveGroups:
         """The texts of triplets that are known to match, by their anchors and positives."""
         anchors = np.cumsum(self.num_texts) - self.num_texts

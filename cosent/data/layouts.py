@@ -203,7 +203,9 @@ class Columns:
             found = [*texts, *labels]
             if texts and (labels or data_format in ("triplets", "sentences")):
                 any_negatives = data_format == "triplets" and self.texts is None
-                if self.data_format == "auto" and data_format != "pairs":
+                # two declared texts may still be a pair whose label nobody named
+                doubtful = self.texts is None or data_format == "triplets" and len(self.texts) == 2
+                if self.data_format == "auto" and data_format != "pairs" and doubtful:
                     self._check_left_over(data_format, found, names)
                 return Layout(data_format, texts, labels[0] if labels else None, any_negatives)
         return None

@@ -169,7 +169,7 @@ def _evaluate_triplets(model: SentenceBert, embedded: _Embedded, options: Evalua
         margins = near - _cosines(embedded.embeddings, anchors[of_example], embedded.rows[column > 1])
         metrics = {"triplet_accuracy": float(np.mean(margins > 0)), "mean_margin": float(np.mean(margins))}
     candidates, found_at = np.unique(embedded.rows[column > 0], return_inverse=True)
-    groups = torch.from_numpy(embedded.dataset.positive_groups()(embedded.text_ids))
+    groups = torch.from_numpy(embedded.dataset.positive_groups(embedded.text_ids))
     retrieval = retrieval_metrics(
         embedded.embeddings[anchors],
         groups[anchors],

@@ -264,6 +264,7 @@ class CosentTrainingArguments(TrainingArguments):
             self.save_strategy = self.eval_strategy
         if self.save_steps is None:
             self.save_steps = self.eval_steps or self.logging_steps  # as the parent does for eval_steps
+        self.metric_for_best_model = self.metric_for_best_model or "auto"  # the parent would put the loss for None
         if self.greater_is_better is None and self.metric_for_best_model.removeprefix("eval_") in LOWER_IS_BETTER:
             self.greater_is_better = False
         if self.classes_per_batch < 2 or self.samples_per_class < 2:

@@ -85,7 +85,7 @@ class CosentTrainer(Trainer):
             self._batch_sampler = _batch_sampler(train_dataset, args)
             collator = TokenBatchCollator(
                 num_views=2 if train_dataset.data_format == "sentences" else 1,
-                groups=train_dataset.positive_groups() if train_dataset.data_format == "triplets" else None,
+                groups=train_dataset.positive_groups if train_dataset.data_format == "triplets" else None,
             )
         if self._batch_sampler is not None:
             callbacks.append(_SetEpoch(self._batch_sampler))
@@ -143,8 +143,9 @@ class CosentTrainer(Trainer):
         text_ids = inputs.get("group_ids", inputs["text_ids"])
         embeddings = model(inputs["input_ids"], inputs["lengths"])  # (N, D), less where texts are missing
         if len(embeddings) < len(text_ids):
-            places = (inputs["text_ids"] != NO_TEXT).nonzero().squeeze(1)
-            embeddings = embeddings.new_zeros(len(text_ids), embeddings.shape[1]).index_copy(0, places, embeddings)
+            present = inputs["text_ids"] != NO_TEXT
+            empty = embeddings.new_zeros(len(text_ids), embeddings.shape[1])
+            embeddings = empty.masked_scatter(present[:, None], embeddings)  # unlike indexing, it waits for no device
         embeddings = embeddings.view(inputs["num_columns"], -1, embeddings.shape[-1])  # (K, B, D)
         loss = self.loss(embeddings, labels, text_ids)
         for name, value in self.loss.statistics(embeddings.detach(), labels, text_ids).items():

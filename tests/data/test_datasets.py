@@ -172,7 +172,7 @@ def test_what_matches_through_others_is_one_group(tmp_path, model):
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = load_data(tmp_path / "a.jsonl", model)
-    groups = data.positive_groups()(data.text_ids).reshape(3, 3)
+    groups = data.positive_groups(data.text_ids).reshape(3, 3)
     assert len(set(groups[:2, :2].ravel()) | {groups[1, 2], groups[2, 2]}) == 1  # a, b, c; and a, c as negatives
     assert len({groups[0, 0], groups[2, 0], groups[0, 2]}) == 3
 

@@ -247,6 +247,22 @@ def test_rows_that_cannot_be_used_say_why(tmp_path, data_format, name, rows, mes
         read(write(tmp_path, name, [*rows, rows[0]]), data_format)
 
 
+@pytest.mark.parametrize(
+    ("texts", "label", "expected"),
+    [
+        (("said",), "bucket", ("classes", ("a",))),
+        (("said",), None, ("sentences", ("a",))),
+        (("said", "reply", "agent"), None, ("triplets", ("a", "b", "d"))),
+    ],
+)
+def test_columns_that_are_declared_leave_no_doubt_about_others(tmp_path, texts, label, expected):
+    rows = [{"said": "a", "reply": "b", "bucket": "c", "agent": "d"}]
+    (found,), data_format = read(write(tmp_path, "a.jsonl", rows), texts=texts, label=label)
+    assert (data_format, found.texts) == expected
+    with pytest.raises(DataError, match="could be triplets, were it not for 'bucket', 'agent'"):
+        read(write(tmp_path, "a.jsonl", rows), texts=("said", "reply"))
+
+
 def test_a_declared_name_that_is_not_there_is_named(tmp_path):
     path = write(tmp_path, "a.csv", [["text", "category"], ["a", "b"]])
     with pytest.raises(DataError, match="has no column 'categry' but 'text', 'category'"):

@@ -57,6 +57,10 @@ def test_defaults():
     assert training.use_cpu is not torch.accelerator.is_available()
 
 
+def test_no_metric_for_the_best_model_is_the_default_one():
+    assert CosentTrainingArguments(metric_for_best_model=None).metric_for_best_model == "auto"
+
+
 def test_the_loss_is_built_as_asked():
     loss = parse("--model_name_or_path", "M", "--loss", "angle", "--scale", "30")[2].build()
     assert isinstance(loss, AnglELoss)
