@@ -4,7 +4,7 @@ Shapes: N texts, T tokens of all texts one after the other, D dimensions, P pair
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -19,9 +19,20 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from cosent.checkpoint import PoolingMode, read_settings, write_settings
+from cosent.dropout import use_fast_dropout
 from cosent.errors import CheckpointError, UserError
-from cosent.packing import Layers, token_states
+from cosent.packing import (
+    Layers,
+    Packing,
+    can_pack,
+    is_packed,
+    position_offset,
+    sort_by_length,
+    token_states,
+    use_packed_attention,
+)
 from cosent.pooling import Reduction, pool
+from cosent.prefetch import prefetch
 from cosent.progress import is_watched
 from cosent.similarity import cosine_matrix, pairwise_cosine
 from cosent.tokens import Tokens, tokenize
@@ -51,6 +62,14 @@ _DROPOUT_KEYS = (
 )
 
 
+# Tokens in a text, for what is said in texts to be counted in tokens.
+_TYPICAL_LENGTH = 128
+
+# Texts tokenised at a time, and embeddings fetched from the device at a time.
+_TOKENIZED_TEXTS = 1 << 15
+_FETCHED_TEXTS = 1 << 13
+
+
 class Prediction(NamedTuple):
     """Scores (P,) float32 of pairs, and whether each matches, (P,) booleans."""
 
@@ -77,6 +96,9 @@ class SentenceBert(nn.Module):
         tokenizer_name: folder or hub id of another tokenizer.
         attn_implementation: transformers' name of an attention implementation.
         dropout: rate of hidden and attention dropout in training, from 0 to below 1. None: what the checkpoint says.
+        packing: whether texts run through the backbone without any padding. "auto": where its architecture is known
+            to allow it and no `attn_implementation` is named; "off", and otherwise: padded, in groups of similar
+            length. Embeddings are the same.
 
     Attributes:
         pooling_mode: as resolved; so are `max_length` and `normalize_embeddings`, and all three go into checkpoints.
@@ -104,6 +126,7 @@ class SentenceBert(nn.Module):
         tokenizer_name: str | None = None,
         attn_implementation: str | None = None,
         dropout: float | None = None,
+        packing: Packing = "auto",
     ):
         super().__init__()
         name = str(model_name_or_path)
@@ -125,6 +148,9 @@ class SentenceBert(nn.Module):
             needs_pooler=self.pooling_mode == "pooler",
             **hub,
         )
+        use_fast_dropout(self.backbone)
+        if _shall_pack(self.backbone, packing, attn_implementation, name):
+            use_packed_attention(self.backbone)
         try:
             # a tokenizer that is named apart lies at its own root, at its own revision
             self.tokenizer = AutoTokenizer.from_pretrained(
@@ -165,19 +191,26 @@ class SentenceBert(nn.Module):
         """D, the width of an embedding."""
         return self.backbone.config.hidden_size
 
-    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, lengths: Tensor, max_length: int | None = None) -> Tensor:
         """Embed a flat token batch.
 
         Args:
             input_ids: (T,) int64, text after text.
             lengths: (N,) int64, at least 1 each, summing to T.
+            max_length: of the lengths, where it is known: asking a GPU for it waits for what the GPU is doing.
 
         Returns:
             (N, D) embeddings, float32 or float64.
         """
         layers, reduction = _POOLING[self.pooling_mode]
-        states = token_states(self.backbone, input_ids, lengths, layers=layers)  # (T, D)
+        # kernels for texts of any length need no order
+        places = None
+        if not (is_packed(self.backbone) and input_ids.is_cuda):
+            input_ids, lengths, places = sort_by_length(input_ids, lengths)
+        states = token_states(self.backbone, input_ids, lengths, layers=layers, max_length=max_length)  # (T, D)
         embeddings = pool(states, lengths, reduction)  # (N, D)
+        if places is not None:
+            embeddings = embeddings[places]
         if self.pooling_mode == "pooler":
             pooler = self.backbone.get_submodule("pooler")  # takes the first of (N, L, D) states
             embeddings = pooler(embeddings[:, None].to(states.dtype)).to(embeddings.dtype)
@@ -204,12 +237,11 @@ class SentenceBert(nn.Module):
     ) -> Tensor:
         """Embed tokenised texts, each on its own account: neighbours in a batch change nothing.
 
-        Texts are sorted by length, so that a batch holds little padding. Only one batch at a time is on the model's
-        device.
+        Texts are taken by length, the longest first. What is on the model's device at a time does not depend on N.
 
         Args:
             tokens: of N texts.
-            batch_size: texts in a batch.
+            batch_size: texts of 128 tokens in a batch; it holds as many tokens of shorter or longer ones.
             show_progress_bar: whether to show progress on stderr.
             dropout: leave dropout on, as in training.
 
@@ -221,15 +253,21 @@ class SentenceBert(nn.Module):
         out = torch.empty(len(tokens), self.embedding_dim, dtype=torch.float32)
         order = np.argsort(-tokens.lengths, kind="stable")
         rows = tokens.split()
+        finished: list[tuple[NDArray[np.int64], Tensor]] = []
         was_training = self.training
         self.train(dropout)
         try:
-            starts = range(0, len(tokens), batch_size)
-            for start in tqdm(starts, desc="Encoding", unit="batch", disable=not show_progress_bar):
-                batch = order[start : start + batch_size]
-                input_ids = torch.from_numpy(np.concatenate([rows[i] for i in batch])).long()
-                lengths = torch.from_numpy(tokens.lengths[batch])
-                out[batch] = self(input_ids.to(self.device), lengths.to(self.device)).float().cpu()
+            with tqdm(total=len(tokens), desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
+                for batch in _batches(order, tokens.lengths, batch_size * _TYPICAL_LENGTH):
+                    input_ids = torch.from_numpy(np.concatenate([rows[i] for i in batch])).long()
+                    lengths = torch.from_numpy(tokens.lengths[batch])
+                    longest = int(lengths[0])
+                    embeddings = self(input_ids.to(self.device), lengths.to(self.device), longest)
+                    finished.append((batch, embeddings))
+                    if sum(len(done) for done, _ in finished) >= _FETCHED_TEXTS:
+                        _fetch(finished, out)
+                    progress.update(len(batch))
+                _fetch(finished, out)
         finally:
             self.train(was_training)
         return out
@@ -250,7 +288,7 @@ class SentenceBert(nn.Module):
 
         Args:
             sentences: one text, or N texts.
-            batch_size: texts in a batch.
+            batch_size: texts of 128 tokens in a batch; it holds as many tokens of shorter or longer ones.
             show_progress_bar: whether to show progress. None: where somebody watches, for more than a batch.
             convert_to_numpy: give a numpy array; otherwise a list of tensors.
             convert_to_tensor: give one tensor on the model's device; goes before `convert_to_numpy`.
@@ -283,11 +321,18 @@ class SentenceBert(nn.Module):
     def _embed(self, texts: list[str], batch_size: int, show: bool | None = None, prompt: str | None = None) -> Tensor:
         """Embed each distinct text once; (N, D) float32 on the CPU."""
         row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        tokens = tokenize(self.tokenizer, self.prepare(list(row), prompt), self.max_length)
+        distinct = list(row)
         if show is None:
             show = len(row) > batch_size and is_watched()
-        embeddings = self.encode_tokens(tokens, batch_size=batch_size, show_progress_bar=show)
-        return embeddings if len(row) == len(texts) else embeddings[[row[text] for text in texts]]
+        pieces = (distinct[start : start + _TOKENIZED_TEXTS] for start in range(0, len(distinct), _TOKENIZED_TEXTS))
+        tokenized = (tokenize(self.tokenizer, self.prepare(piece, prompt), self.max_length) for piece in pieces)
+        out = torch.empty(len(distinct), self.embedding_dim)
+        start = 0
+        # on a CPU, tokenising ahead would take the cores from the model
+        for part in tokenized if self.device.type == "cpu" else prefetch(tokenized):
+            out[start : start + len(part)] = self.encode_tokens(part, batch_size=batch_size, show_progress_bar=show)
+            start += len(part)
+        return out if len(row) == len(texts) else out[[row[text] for text in texts]]
 
     def similarity(self, a: Sequence[str] | ArrayLike | Tensor, b: Sequence[str] | ArrayLike | Tensor) -> Tensor:
         """Cosine of every member of `a` with every member of `b`.
@@ -309,7 +354,7 @@ class SentenceBert(nn.Module):
         Args:
             pairs: P pairs.
             threshold: a pair matches when its cosine is at or above it. None: the checkpoint's own.
-            batch_size: texts in a batch.
+            batch_size: as for `encode`.
 
         Returns:
             (P,) scores and (P,) decisions.
@@ -464,6 +509,41 @@ def _set_dropout(config: PretrainedConfig, rate: float, name: str) -> None:
         setattr(config, key, rate)
 
 
+def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Cut an order of texts into batches of so many tokens at most, but at least one text."""
+    ends = np.cumsum(lengths[order])
+    start = 0
+    while start < len(order):
+        before = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
+        yield order[start:end]
+        start = end
+
+
+def _fetch(finished: list[tuple[NDArray[np.int64], Tensor]], out: Tensor) -> None:
+    """Bring embeddings to the CPU, many at a time: each time waits for the device."""
+    if finished:
+        rows = np.concatenate([batch for batch, _ in finished])
+        out[rows] = torch.cat([embeddings for _, embeddings in finished]).float().cpu()
+        finished.clear()
+
+
+def _shall_pack(backbone: PreTrainedModel, packing: Packing, attn_implementation: str | None, name: str) -> bool:
+    if packing not in get_args(Packing):
+        raise UserError(f"packing must be one of {', '.join(get_args(Packing))}, got {packing!r}")
+    if packing == "off" or (packing == "auto" and attn_implementation is not None):
+        return False
+    if packing == "on" and attn_implementation is not None:
+        raise UserError(f"packing brings its own attention: leave out attn_implementation={attn_implementation!r}")
+    if can_pack(backbone):
+        return True
+    what = f"{name} ({backbone.config.model_type}) is not known to run without padding"
+    if packing == "on":
+        raise UserError(f"{what}; use packing='auto'")
+    logger.info("%s: texts of similar length are padded to the same length instead", what)
+    return False
+
+
 def _default_device() -> torch.device:
     found = torch.accelerator.current_accelerator(check_available=True)
     return found if found is not None else torch.device("cpu")
@@ -484,10 +564,8 @@ def _check_length(asked: int | None, stored: int | None, tokenizer: Any, backbon
 
 def position_limit(backbone: PreTrainedModel) -> int:
     """How many tokens a text can have at most for the backbone's position embeddings; 2**31 - 1 without a limit."""
-    positions = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
-    if isinstance(positions, nn.Embedding) and positions.padding_idx is not None:
-        return positions.num_embeddings - positions.padding_idx - 1  # RoBERTa counts from padding_idx + 1
-    return getattr(backbone.config, "max_position_embeddings", None) or 2**31 - 1
+    limit = getattr(backbone.config, "max_position_embeddings", None)
+    return limit - position_offset(backbone) if limit else 2**31 - 1
 
 
 def _check_texts(sentences: Sequence[str]) -> list[str]:

@@ -36,7 +36,7 @@ class TestArguments(ReadingArguments):
         default=None,
         metadata={"help": "Where metrics.json and predictions.tsv go. Default: output/test-<model>-<folder>-<data>."},
     )
-    batch_size: int = field(default=64, metadata={"help": "Texts in a batch."})
+    batch_size: int = field(default=64, metadata={"help": "Texts of 128 tokens in a batch."})
     device: Literal["auto", "cpu", "cuda", "mps"] = field(default="auto", metadata={"help": "Where to run."})
 
 

@@ -24,6 +24,12 @@ transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # tiny models: handing work between threads costs more than the work
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerBase:
     """A WordPiece tokenizer for the sample data's English and Chinese."""

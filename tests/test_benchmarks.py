@@ -1,12 +1,117 @@
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.conftest import ROOT
 
+BENCHMARKS = ROOT / "benchmarks"
 
-def test_loss_scaling_prints_a_row_for_each_batch():
-    command = [sys.executable, str(ROOT / "benchmarks" / "loss_scaling.py"), "--max_exponent", "8"]
+
+@pytest.fixture
+def measuring(monkeypatch):
+    """The module that the benchmarks share, as they import it."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.find_spec("measuring")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "measuring", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def printed_table(name: str, *flags: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows that a benchmark prints."""
+    command = [sys.executable, str(BENCHMARKS / name), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    rows = [line.split() for line in done.stdout.splitlines()[-2:]]
-    assert [row[0] for row in rows] == ["64", "256"]
-    assert all(float(cell) > 0 for row in rows for cell in row[1:])
+    header, rule, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in done.stdout.splitlines()
+        if line.startswith("|")
+    ]
+    assert all(set(cell) <= set("-:") for cell in rule)
+    assert " torch " in done.stdout  # the versions
+    return header, rows
+
+
+def number(cell: str) -> float:
+    return float(cell.replace(",", ""))
+
+
+def test_loss_scaling_prints_a_row_for_each_loss_and_batch():
+    header, rows = printed_table("loss_scaling.py", "--max_exponent", "8", "--dim", "4", "--device", "cpu")
+    assert header == ["loss", "B", "ours, ms", "theirs, ms", "ratio", "ours, MiB", "theirs, MiB", "ratio"]
+    losses = ["cosent", "infonce", "batch_hard_triplet"]
+    assert [row[:2] for row in rows] == [[loss, size] for loss in losses for size in ("64", "256")]
+    assert all(number(cell) > 0 for row in rows for cell in row[2:4])
+
+
+def test_loss_scaling_leaves_out_what_needs_too_much_memory():
+    flags = ("--losses", "infonce", "--max_exponent", "8", "--dim", "4", "--device", "cpu", "--max_gib", "0.00001")
+    _, rows = printed_table("loss_scaling.py", *flags)
+    assert number(rows[0][2]) > 0
+    assert rows[1] == ["infonce", "256", *["out of memory"] * 2, "-", *["out of memory"] * 2, "-"]
+
+
+def test_metrics_scaling_finds_the_same_figures_as_the_peers():
+    header, rows = printed_table("metrics_scaling.py", "--max_exponent", "4")
+    assert header[:3] == ["metrics", "pairs", "ours, ms"]
+    assert [row[:2] for row in rows] == [
+        [name, size] for name in ("thresholds", "decisions", "correlations") for size in ("1,000", "10,000")
+    ]
+    assert all(number(row[3]) > 0 for row in rows)
+    assert all(number(row[-1]) < 1e-6 for row in rows)  # a peer's threshold is in float32
+
+
+@pytest.mark.slow  # five processes, each with its imports
+def test_data_scaling_reads_and_tokenises(tiny_bert: Path):
+    flags = ("--model_name_or_path", str(tiny_bert), "--max_exponent", "4", "--max_tokenised_exponent", "4")
+    header, rows = printed_table("data_scaling.py", *flags)
+    assert header[:4] == ["step", "rows", "ours, rows/s", "ours, MiB"]
+    assert [(row[0], row[1], row[4]) for row in rows] == [
+        ("read", "10,000", "datasets"),
+        ("read", "10,000", "pandas"),
+        ("tokenise", "10,000", "tokenizer alone"),
+    ]
+    assert all(number(row[2]) > 0 and number(row[5]) > 0 for row in rows)
+
+
+def test_table_is_aligned_markdown(measuring):
+    assert measuring.table(["what", "n"], [["a", "1"], ["b", "1,000"]]) == (
+        "| what |     n |\n| ---- | ----: |\n| a    |     1 |\n| b    | 1,000 |"
+    )
+
+
+def test_machine_names_the_versions(measuring):
+    hardware, versions = measuring.machine("cpu").splitlines()
+    assert "torch threads" in hardware
+    assert f"Python {sys.version_info.major}." in versions and "sentence-transformers" in versions
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_process_of_its_own_reports_what_a_call_takes(measuring, private: bool):
+    size = 200 * 2**20
+    here = bytearray(b"x") * (2 * size)  # the parent's memory is not the child's
+    result, peak = measuring.in_own_process(length_of_new_bytes, size, private=private)
+    assert result == size
+    assert 0.9 * size < peak < 1.3 * size
+    assert len(here) == 2 * size
+
+
+def test_peak_memory_counts_from_where_it_starts(measuring):
+    length_of_new_bytes(300 * 2**20)  # an earlier, higher peak
+    with measuring.PeakMemory() as peak:
+        length_of_new_bytes(100 * 2**20)
+    assert 0.9 * 100 * 2**20 < peak.bytes < 1.5 * 100 * 2**20
+
+
+def test_functions_are_timed_in_turns(measuring):
+    calls = []
+    seconds = measuring.in_turns([lambda: calls.append("a"), lambda: calls.append("b")], 2)
+    assert calls == ["a", "b", "a", "b"]
+    assert [len(taken) for taken in seconds] == [2, 2]
+
+
+def length_of_new_bytes(size: int) -> int:
+    return len(bytearray(b"x") * size)

@@ -25,9 +25,10 @@ def test_a_text_has_the_same_embedding_whatever_its_neighbours(tiny_bert, poolin
 @pytest.mark.parametrize("pooling_mode", MODES)
 def test_pooling_says_what_it_says(tiny_bert, pooling_mode):
     model = SentenceBert(tiny_bert, pooling_mode=pooling_mode, device="cpu")
+    backbone = SentenceBert(tiny_bert, packing="off", pooling_mode=pooling_mode, device="cpu").backbone
     batch = model.tokenizer("How do I pay?", return_tensors="pt")
     with torch.no_grad():
-        outputs = model.backbone(**batch, output_hidden_states=True)
+        outputs = backbone(**batch, output_hidden_states=True)
     first, last = outputs.hidden_states[1][0], outputs.hidden_states[-1][0]
     expected = {
         "mean": last.mean(0),
@@ -62,11 +63,30 @@ def test_result_types_are_sentence_transformers(model):
 def test_each_distinct_text_is_embedded_once(model, monkeypatch):
     seen = []
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda ids, lengths: seen.append(len(lengths)) or forward(ids, lengths))
-    embeddings = model.encode(TEXTS * 10, batch_size=2)
-    assert sum(seen) == 4
-    assert max(seen) == 2
+    monkeypatch.setattr(model, "forward", lambda ids, lengths, *more: seen.append(lengths) or forward(ids, lengths))
+    embeddings = model.encode(TEXTS * 10)
+    assert sum(len(lengths) for lengths in seen) == 4
     assert_allclose(embeddings, np.tile(model.encode(TEXTS), (10, 1)), **SAME)
+
+
+def test_batches_hold_a_number_of_tokens(model, monkeypatch):
+    seen = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda ids, lengths, *more: seen.append(lengths) or forward(ids, lengths))
+    texts = [f"refund {'refund ' * (i % 9)}{i}" for i in range(300)]
+    embeddings = model.encode(texts, batch_size=4)
+    tokens = [int(lengths.sum()) for lengths in seen]
+    assert all(count <= 4 * 128 for count in tokens)
+    assert all(count > 4 * 128 - 64 for count in tokens[:-1])
+    assert [int(lengths[0]) for lengths in seen] == sorted((int(lengths.max()) for lengths in seen), reverse=True)
+    assert_allclose(embeddings, np.concatenate([model.encode(texts[:7]), model.encode(texts[7:])]), **SAME)
+
+
+def test_texts_are_tokenised_and_fetched_in_pieces(model, monkeypatch):
+    expected = model.encode(TEXTS)
+    monkeypatch.setattr("cosent.modeling._TOKENIZED_TEXTS", 2)
+    monkeypatch.setattr("cosent.modeling._FETCHED_TEXTS", 1)
+    assert_allclose(model.encode(TEXTS, batch_size=1), expected, **SAME)
 
 
 def test_normalising_truncating_and_prompting(model):

@@ -1,6 +1,7 @@
 """What the README says about code is run."""
 
 import re
+from dataclasses import fields
 
 from tests.conftest import ROOT
 
@@ -38,10 +39,12 @@ def test_each_loss_gets_the_data_that_it_learns_from(minilm, tmp_path, monkeypat
 def test_every_flag_that_it_names_exists():
     from transformers import HfArgumentParser
 
+    from cosent.encoding import EncodingOptions
     from cosent.training.arguments import CosentTrainingArguments, DataArguments, LossArguments, ModelArguments
 
     parser = HfArgumentParser((ModelArguments, DataArguments, LossArguments, CosentTrainingArguments))
     elsewhere = {"--nproc_per_node", "--corpus", "--index_data_path", "--help"}  # torchrun, scripts, argparse
+    elsewhere |= {f"--{option.name}" for option in fields(EncodingOptions)} | {"--input_path", "--output_path"}
     known = {option for action in parser._actions for option in action.option_strings} | elsewhere
     named = set(re.findall(r"--[a-z][a-z0-9_]+", README)) - known
     assert not named

@@ -37,9 +37,9 @@ class TokenBatchCollator:
                 "text_ids" (K,) and, in labelled data, "labels".
 
         Returns:
-            "input_ids" (T,) int64, "lengths" int64, one for each of the N texts that is not missing, "text_ids" (N,)
-            int64, "num_columns" K and, where rows have them, "labels" (B,), float32 scores or int64 class ids; with
-            groups also "group_ids" (N,) int64.
+            "input_ids" (T,) int64, "lengths" int64, one for each of the N texts that is not missing, "max_length" of
+            them, "text_ids" (N,) int64, "num_columns" K and, where rows have them, "labels" (B,), float32 scores or
+            int64 class ids; with groups also "group_ids" (N,) int64.
         """
         columns = max(len(example["lengths"]) for example in examples)
         texts: list[list[NDArray | None]] = []  # B lists of K
@@ -54,6 +54,7 @@ class TokenBatchCollator:
         batch: dict[str, Tensor | int] = {
             "input_ids": torch.from_numpy(np.concatenate(in_columns)).long(),
             "lengths": torch.tensor([len(text) for text in in_columns]),
+            "max_length": max(map(len, in_columns)),
             "text_ids": torch.from_numpy(ids),
             "num_columns": columns * self.num_views,
         }

@@ -9,9 +9,11 @@ Shapes: K texts an example.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from operator import itemgetter
+from typing import Any, Literal, NamedTuple
 
 from cosent.data.rows import Row
 
@@ -57,9 +59,8 @@ _ENOUGH_ROWS = 8  # to tell whether values come again
 _TEXTS_OF = {"pairs": (2, 2), "classes": (1, 1), "triplets": (2, math.inf), "sentences": (1, math.inf)}
 
 
-@dataclass(frozen=True)
-class Example:
-    """K texts and at most one label.
+class Example(NamedTuple):
+    """K texts and at most one label. A tuple, as it is made twice as fast as a frozen dataclass.
 
     Attributes:
         texts: a pair's two; a sentence; an anchor, its positive and its hard negatives, if any.
@@ -106,6 +107,9 @@ class Layout:
         """
         if isinstance(row, str):
             raise ValueError(row)
+        if self._plain_pair is not None and isinstance(row, list) and self.width <= len(row) <= self.max_width:
+            first, second, score = self._plain_pair(row)
+            return [Example((_to_text(first, "first text"), _to_text(second, "second text")), _to_score(score))]
         values, label = self._list_fields(row) if isinstance(row, list) else self._named_fields(row)
         if self.data_format == "pairs":
             return [Example(_to_texts(values, ["first text", "second text"]), _to_score(label))]
@@ -119,6 +123,13 @@ class Layout:
         if not _listed(positive):
             raise ValueError("there is no positive")
         return [Example(_to_texts([anchor, text, *negatives], names)) for text in _listed(positive)]
+
+    @cached_property
+    def _plain_pair(self) -> Callable[[list[str]], tuple[str, str, str]] | None:
+        """Picks the fields of a pair without names, by far the most frequent kind of row in files of millions."""
+        places = [*self.texts, self.label]
+        is_plain = self.data_format == "pairs" and len(places) == 3 and all(isinstance(p, int) for p in places)
+        return itemgetter(*places) if is_plain else None
 
     def _list_fields(self, row: list[str]) -> tuple[list[Any], Any]:
         if not self.width <= len(row) <= self.max_width:
@@ -376,10 +387,11 @@ def _to_text(value: Any, name: str) -> str:
     text = value.strip()
     if not text:
         raise ValueError(f"the {name} is empty")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError(f"the {name} is not UTF-8") from None
+    if not text.isascii():  # which is told without a copy
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"the {name} is not UTF-8") from None
     return text
 
 

@@ -13,6 +13,9 @@ from cosent.errors import DataError
 
 GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 
+# of a table, as Python objects: pyarrow's 65,536 would take gigabytes where a column holds embeddings or images
+_ROWS_AT_A_TIME = 1_024
+
 _Content = TypeVar("_Content", bytes, list[str])
 
 # A row's values by position or by name, or a sentence that says why it has none.
@@ -122,7 +125,8 @@ def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
     with _open(path) as file:
         try:
             table = parquet.ParquetFile(io.BytesIO(file.read()) if path.suffix == ".gz" else file)
-            rows = (row for batch in table.iter_batches() for row in batch.to_pylist())
+            batches = table.iter_batches(batch_size=_ROWS_AT_A_TIME)
+            rows = (row for batch in batches for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is damaged: {error}") from error

@@ -37,7 +37,7 @@ class EvaluationOptions:
     """How to evaluate; what does not concern a dataset's format is not looked at.
 
     Attributes:
-        batch_size: texts in a batch.
+        batch_size: texts of 128 tokens in a batch, see `SentenceBert.encode`.
         positive_label_min: labels of pairs from here on are a match. None: labels of 0 and 1 are taken as they are,
             and graded labels leave out every metric about decisions.
         threshold: also say how good this threshold's decisions about pairs are.

@@ -45,6 +45,10 @@ class ModelArguments:
     attn_implementation: str | None = field(
         default=None, metadata={"help": "transformers' name of an attention implementation: eager, sdpa, ..."}
     )
+    packing: Literal["auto", "on", "off"] = field(
+        default="auto",
+        metadata={"help": "Run texts through the backbone without padding. auto: where its architecture allows it."},
+    )
     dropout: float | None = field(
         default=None,
         metadata={"help": "Rate of hidden and attention dropout in training. Default: as the checkpoint says."},
@@ -212,7 +216,7 @@ class CosentTrainingArguments(TrainingArguments):
     )
     # A ranking compares the pairs of a batch with each other: 8, the parent's default, would leave little to compare.
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Pairs in a batch, per device."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts in an evaluation batch."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts of 128 tokens in an eval batch."})
     learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate."})
     warmup_ratio: float | None = field(
         default=None, metadata={"help": "Share of all steps to warm up over, like a --warmup_steps below 1."}

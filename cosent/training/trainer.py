@@ -141,7 +141,8 @@ class CosentTrainer(Trainer):
         labels = inputs.get("labels")
         # what is known to match is no negative, and a text matches itself
         text_ids = inputs.get("group_ids", inputs["text_ids"])
-        embeddings = model(inputs["input_ids"], inputs["lengths"])  # (N, D), less where texts are missing
+        # (N, D), less where texts are missing
+        embeddings = model(inputs["input_ids"], inputs["lengths"], inputs["max_length"])
         if len(embeddings) < len(text_ids):
             present = inputs["text_ids"] != NO_TEXT
             empty = embeddings.new_zeros(len(text_ids), embeddings.shape[1])

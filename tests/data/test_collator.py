@@ -29,8 +29,9 @@ def test_unlabelled_single_texts():
     batch = TokenBatchCollator()(SENTENCES)
     assert batch["input_ids"].tolist() == [7, 8, 9]
     assert batch["lengths"].tolist() == [2, 1]
+    assert batch["max_length"] == 2
     assert batch["num_columns"] == 1
-    assert batch.keys() == {"input_ids", "lengths", "text_ids", "num_columns"}
+    assert batch.keys() == {"input_ids", "lengths", "max_length", "text_ids", "num_columns"}
 
 
 def test_two_views_of_each_text():
