@@ -7,7 +7,7 @@ classes of 8. Embeddings are random, in float32. Times are the best of several r
 Memory is what a run adds, at its peak, to the embeddings that it is given; their gradient is part of it.
 
 A size that is likely to need more memory or time than is allowed, going by the sizes before it, is not run on that
-side, nor is a larger one: its cells say "out of memory", or "-" for time.
+side, nor is a larger one: its cells say "not run", and why.
 """
 
 import argparse
@@ -50,9 +50,9 @@ class Side:
     def may_run(self, inputs: int, args: argparse.Namespace) -> bool:
         """Whether the next size, with so many bytes of embeddings, is likely to keep to the limits."""
         if inputs + likely_next(self.peaks, STEADY_BYTES) > args.max_gib * 2**30:
-            self.stopped = self.stopped or "out of memory"
+            self.stopped = self.stopped or "not run: memory"
         if likely_next(self.seconds, STEADY_SECONDS) > args.max_seconds:
-            self.stopped = self.stopped or "-"
+            self.stopped = self.stopped or "not run: time"
         return not self.stopped
 
     def cell(self, values: list[float], unit: float) -> str:

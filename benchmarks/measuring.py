@@ -96,10 +96,9 @@ def in_turns(
     return seconds
 
 
-def matmul_rate(
-    device: torch.device | str, dtype: torch.dtype, *, m: int = 2048, k: int = 1024, n: int = 1024, repeats: int = 20
-) -> float:
-    """FLOP/s of torch's product of an (m, k) with a (k, n) matrix, the best of several."""
+def matmul_rate(device: torch.device | str, dtype: torch.dtype, *, repeats: int = 20) -> float:
+    """FLOP/s of torch's product of two matrices, large enough for the device to be busy, the best of several."""
+    m, k, n = (2048, 1024, 1024) if torch.device(device).type == "cpu" else (8192, 8192, 8192)
     a, b = torch.randn(m, k, device=device).to(dtype), torch.randn(k, n, device=device).to(dtype)
     [seconds] = in_turns([lambda: a @ b], repeats, device)
     return 2 * m * k * n / min(seconds)

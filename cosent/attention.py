@@ -6,6 +6,7 @@ dimensions of a head.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import signature
 from itertools import groupby
 
 import numpy as np
@@ -21,11 +22,14 @@ except ImportError:
     flash_attn_varlen_func = None
 try:
     from torch.nn.attention.varlen import varlen_attn
+
+    if "enable_gqa" not in signature(varlen_attn).parameters:  # torch before 2.12
+        varlen_attn = None  # type: ignore[assignment]
 except ImportError:  # torch before 2.10
     varlen_attn = None  # type: ignore[assignment]
 
-# Scores held at a time, at most: a share of a processor's cache, and a bound on memory where texts are long.
-_MAX_SCORES = 1 << 21
+# Scores held at a time, at most, but for those of one head of a longer text: a share of a processor's cache.
+_MAX_SCORES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def attention(
         (T, H, D) in the dtype of the query, or the one of autocast.
     """
     kind = query.device.type
+    if window is not None and window >= bounds.max_length:
+        window = None
     if torch.is_autocast_enabled(kind):  # rotary positions may have given float32
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
     if kind == "cuda" and _has_flash(query):
@@ -144,8 +150,8 @@ def by_length(
 ) -> Tensor:
     """Attention over neighbours of equal length together; one operator, so that torch.compile need not look inside.
 
-    It is product, softmax, product in float32 rather than torch's fused attention: on CPUs that is slower at the
-    lengths of sentences, several times so in bfloat16 with gradients, and has no dropout.
+    It is product, softmax, product in float32 rather than torch's fused attention: at the lengths of sentences that is
+    no faster on CPUs, several times slower in bfloat16 with gradients, and has no dropout.
 
     Args:
         query: (T, H, D); so are `key` and `value`.
@@ -258,7 +264,7 @@ by_length.register_autograd(_backward, setup_context=_save_for_backward)
 
 @dataclass(frozen=True)
 class _Run:
-    """Neighbours of equal length: rows from `start` on of (T*H, D), (n*H, L, D) of them."""
+    """Neighbours of equal length: rows from `start` on of (T*H, D), (n*H, L, D) of them; or a part of such."""
 
     start: int
     count: int
@@ -269,29 +275,30 @@ class _Run:
 
 
 def _runs(lengths: Tensor, heads: int) -> list[_Run]:
-    """Neighbours of equal length, cut where their scores would be many."""
+    """Neighbours of equal length."""
     runs, start = [], 0
     for length, same in groupby(lengths.tolist()):
-        left = len(list(same))
-        while left:
-            count = min(left, max(1, _MAX_SCORES // (heads * length * length)))
-            runs.append(_Run(start, count * heads, length))
-            start += count * heads * length
-            left -= count
+        count = len(list(same)) * heads
+        runs.append(_Run(start, count, length))
+        start += count * length
     return runs
 
 
 def _blocks(runs: list[_Run]) -> Iterator[list[_Run]]:
-    """Runs whose scores are held at the same time."""
+    """Runs, or parts of them, whose scores are held at the same time."""
     block: list[_Run] = []
-    size = 0
+    room = _MAX_SCORES
     for run in runs:
-        scores = run.count * run.length**2
-        if block and size + scores > _MAX_SCORES:
-            yield block
-            block, size = [], 0
-        block.append(run)
-        size += scores
+        start, left, scores = run.start, run.count, run.length**2
+        while left:
+            if block and room < scores:
+                yield block
+                block, room = [], _MAX_SCORES
+            count = min(left, max(1, room // scores))
+            block.append(_Run(start, count, run.length))
+            room -= count * scores
+            start += count * run.length
+            left -= count
     yield block
 
 

@@ -147,8 +147,9 @@ def encode_file(
 ) -> EncodedFile:
     """Write the embeddings of a file's texts, a row each, in the file's order.
 
-    Memory does not grow with the file. What an interrupted run has done is not done again. Where torch.distributed is
-    initialised, all ranks call this, on one file system, and share the chunks; each then embeds a text once.
+    Memory is bounded, however long the file is. What an interrupted run has done is not done again. Where
+    torch.distributed is initialised, all ranks call this, on one file system, and share the chunks; each then embeds a
+    text once.
 
     Args:
         model: the encoder.
@@ -232,28 +233,44 @@ def _start(job: _Job, dimensions: int) -> _Plan:
     files, options = job.files, job.options
     settings = _settings(job)
     if files.settings.exists() and not options.overwrite_output:
-        stored = json.loads(files.settings.read_text(encoding="utf-8"))
+        stored = _read_settings(files)
         num_rows = stored.pop("num_rows", 0)  # a file of somebody else's has none
         changed = [name for name in settings if stored.get(name) != settings[name]]
         if changed:
             changes = "; ".join(f"{name} was {stored.get(name)!r}, is {settings[name]!r}" for name in changed)
             raise UserError(f"{files.output} was made or begun with other settings: {changes}; {_ANEW}")
         if files.output.exists():
+            for left_over in (files.work, files.progress):  # by a run that was stopped on its last lines
+                left_over.unlink(missing_ok=True)
             return _Plan(num_rows, b"", is_complete=True)
-        if files.work.exists() and files.progress.exists():
-            done = files.progress.read_bytes()
+        done = files.progress.read_bytes() if files.progress.exists() else b""
+        least = num_rows * dimensions * np.dtype(options.output_dtype).itemsize
+        whole = files.work.exists() and files.work.stat().st_size > least  # a power cut may have cut it short
+        if whole and len(done) == _num_chunks(num_rows, options):
             logger.info("%s: going on, with %d of %d chunks done", files.output, sum(done), len(done))
             return _Plan(num_rows, done)
     elif files.output.exists() and not options.overwrite_output:
         raise UserError(f"{files.output} exists, and {files.settings}, which would say what it is, does not; {_ANEW}")
     num_rows = sum(1 for _ in job.texts())
-    done = bytes(-(-num_rows // options.chunk_size))
+    done = bytes(_num_chunks(num_rows, options))
     _make_files(files, (num_rows, dimensions), np.dtype(options.output_dtype), done)
     # comes last: without it, nothing is gone on with
     part = files.settings.with_name(files.settings.name + ".part")
-    part.write_text(json.dumps({**settings, "num_rows": num_rows}, indent=2) + "\n", encoding="utf-8")
+    part.touch()
+    _write(part, 0, (json.dumps({**settings, "num_rows": num_rows}, indent=2) + "\n").encode())
     part.replace(files.settings)
     return _Plan(num_rows, done)
+
+
+def _num_chunks(num_rows: int, options: EncodingOptions) -> int:
+    return -(-num_rows // options.chunk_size)
+
+
+def _read_settings(files: _Files) -> dict[str, Any]:
+    try:
+        return dict(json.loads(files.settings.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{files.settings} does not say what {files.output} is of: {error}; {_ANEW}") from error
 
 
 def _settings(job: _Job) -> dict[str, Any]:
@@ -293,7 +310,8 @@ def _make_files(files: _Files, shape: tuple[int, int], dtype: np.dtype[Any], don
     for path in files:
         path.unlink(missing_ok=True)
     np.lib.format.open_memmap(files.work, "w+", dtype, shape)  # takes no space until its rows are written
-    files.progress.write_bytes(done)
+    files.progress.touch()
+    _write(files.progress, 0, done)
 
 
 def _share(done: bytes) -> set[int]:
@@ -368,7 +386,7 @@ def _write(path: Path, offset: int, content: bytes | memoryview) -> None:
 def _finish(job: _Job) -> None:
     """Turn the work file into the output."""
     files = job.files
-    if json.loads(files.settings.read_text(encoding="utf-8"))["input"] != _identity(job.input_path):
+    if _read_settings(files)["input"] != _identity(job.input_path):
         raise DataError(f"{job.input_path} was changed while it was read; {_ANEW}")
     assert all(files.progress.read_bytes()), "a chunk was left out"
     if files.output.suffix == ".parquet":
@@ -419,6 +437,6 @@ def _sum_over_ranks(number: int) -> int:
     """Add up a number of every rank, for which all have to have come here."""
     if not _is_distributed():
         return number
-    total = torch.tensor(number)
-    distributed.all_reduce(total)
-    return int(total)
+    numbers = [0] * distributed.get_world_size()
+    distributed.all_gather_object(numbers, number)
+    return sum(numbers)

@@ -25,7 +25,6 @@ from cosent.packing import (
     Layers,
     Packing,
     can_pack,
-    is_packed,
     position_offset,
     sort_by_length,
     token_states,
@@ -203,14 +202,10 @@ class SentenceBert(nn.Module):
             (N, D) embeddings, float32 or float64.
         """
         layers, reduction = _POOLING[self.pooling_mode]
-        # kernels for texts of any length need no order
-        places = None
-        if not (is_packed(self.backbone) and input_ids.is_cuda):
-            input_ids, lengths, places = sort_by_length(input_ids, lengths)
+        input_ids, lengths, places = sort_by_length(input_ids, lengths)
         states = token_states(self.backbone, input_ids, lengths, layers=layers, max_length=max_length)  # (T, D)
         embeddings = pool(states, lengths, reduction)  # (N, D)
-        if places is not None:
-            embeddings = embeddings[places]
+        embeddings = embeddings[places]
         if self.pooling_mode == "pooler":
             pooler = self.backbone.get_submodule("pooler")  # takes the first of (N, L, D) states
             embeddings = pooler(embeddings[:, None].to(states.dtype)).to(embeddings.dtype)
@@ -248,6 +243,10 @@ class SentenceBert(nn.Module):
         Returns:
             (N, D) float32 embeddings on the CPU, in the order given.
         """
+        with tqdm(total=len(tokens), desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
+            return self._encode_tokens(tokens, batch_size, progress, dropout)
+
+    def _encode_tokens(self, tokens: Tokens, batch_size: int, progress: tqdm, dropout: bool = False) -> Tensor:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         out = torch.empty(len(tokens), self.embedding_dim, dtype=torch.float32)
@@ -257,17 +256,15 @@ class SentenceBert(nn.Module):
         was_training = self.training
         self.train(dropout)
         try:
-            with tqdm(total=len(tokens), desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
-                for batch in _batches(order, tokens.lengths, batch_size * _TYPICAL_LENGTH):
-                    input_ids = torch.from_numpy(np.concatenate([rows[i] for i in batch])).long()
-                    lengths = torch.from_numpy(tokens.lengths[batch])
-                    longest = int(lengths[0])
-                    embeddings = self(input_ids.to(self.device), lengths.to(self.device), longest)
-                    finished.append((batch, embeddings))
-                    if sum(len(done) for done, _ in finished) >= _FETCHED_TEXTS:
-                        _fetch(finished, out)
-                    progress.update(len(batch))
-                _fetch(finished, out)
+            for batch in _batches(order, tokens.lengths, batch_size * _TYPICAL_LENGTH):
+                input_ids = torch.from_numpy(np.concatenate([rows[i] for i in batch])).long()
+                lengths = torch.from_numpy(tokens.lengths[batch])
+                longest = int(lengths[0])
+                finished.append((batch, self(input_ids.to(self.device), lengths.to(self.device), longest)))
+                if sum(len(done) for done, _ in finished) >= _FETCHED_TEXTS:
+                    _fetch(finished, out)
+                progress.update(len(batch))
+            _fetch(finished, out)
         finally:
             self.train(was_training)
         return out
@@ -318,6 +315,7 @@ class SentenceBert(nn.Module):
             return embeddings[0]
         return embeddings if convert_to_tensor else list(embeddings)
 
+    @torch.inference_mode()
     def _embed(self, texts: list[str], batch_size: int, show: bool | None = None, prompt: str | None = None) -> Tensor:
         """Embed each distinct text once; (N, D) float32 on the CPU."""
         row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
@@ -328,10 +326,11 @@ class SentenceBert(nn.Module):
         tokenized = (tokenize(self.tokenizer, self.prepare(piece, prompt), self.max_length) for piece in pieces)
         out = torch.empty(len(distinct), self.embedding_dim)
         start = 0
-        # on a CPU, tokenising ahead would take the cores from the model
-        for part in tokenized if self.device.type == "cpu" else prefetch(tokenized):
-            out[start : start + len(part)] = self.encode_tokens(part, batch_size=batch_size, show_progress_bar=show)
-            start += len(part)
+        with tqdm(total=len(distinct), desc="Encoding", unit="text", disable=not show) as progress:
+            # on a CPU, tokenising ahead would take the cores from the model
+            for part in tokenized if self.device.type == "cpu" else prefetch(tokenized):
+                out[start : start + len(part)] = self._encode_tokens(part, batch_size, progress)
+                start += len(part)
         return out if len(row) == len(texts) else out[[row[text] for text in texts]]
 
     def similarity(self, a: Sequence[str] | ArrayLike | Tensor, b: Sequence[str] | ArrayLike | Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,18 +22,25 @@ def measuring(monkeypatch):
     return module
 
 
-def printed_table(name: str, *flags: str) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows that a benchmark prints."""
+def printed(name: str, *flags: str) -> str:
+    """What a benchmark prints."""
     command = [sys.executable, str(BENCHMARKS / name), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def table_of(text: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of the table in it."""
     header, rule, *rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in done.stdout.splitlines()
-        if line.startswith("|")
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
     ]
     assert all(set(cell) <= set("-:") for cell in rule)
-    assert " torch " in done.stdout  # the versions
+    assert " torch " in text  # the versions
     return header, rows
+
+
+def printed_table(name: str, *flags: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows that a benchmark prints."""
+    return table_of(printed(name, *flags))
 
 
 def number(cell: str) -> float:
@@ -51,7 +59,7 @@ def test_loss_scaling_leaves_out_what_needs_too_much_memory():
     flags = ("--losses", "infonce", "--max_exponent", "8", "--dim", "4", "--device", "cpu", "--max_gib", "0.00001")
     _, rows = printed_table("loss_scaling.py", *flags)
     assert number(rows[0][2]) > 0
-    assert rows[1] == ["infonce", "256", *["out of memory"] * 2, "-", *["out of memory"] * 2, "-"]
+    assert rows[1] == ["infonce", "256", *["not run: memory"] * 2, "-", *["not run: memory"] * 2, "-"]
 
 
 def test_metrics_scaling_finds_the_same_figures_as_the_peers():
@@ -115,3 +123,25 @@ def test_functions_are_timed_in_turns(measuring):
 
 def length_of_new_bytes(size: int) -> int:
     return len(bytearray(b"x") * size)
+
+
+@pytest.mark.slow  # four processes, each with its imports
+def test_train_throughput_trains_both_sides_alike(tiny_bert: Path):
+    flags = ("--data", str(ROOT / "data" / "train.txt"), "--shape", str(tiny_bert), "--pairs", "128", "--batch", "16")
+    flags += ("--rounds", "1", "--precision", "fp32", "--max_length", "64", "--device", "cpu")
+    text = printed("train_throughput.py", *flags)
+    header, rows = table_of(text)
+    assert float(re.search(r"losses of 8 steps without dropout differ by (\S+) at most", text)[1]) < 1e-5
+    assert header[:5] == ["encoder", "precision", "ours, pairs/s", "theirs, pairs/s", "ratio"]
+    [row] = rows
+    assert row[:2] == [str(tiny_bert), "fp32"]
+    assert number(row[2]) / number(row[3]) == pytest.approx(number(row[4]), rel=0.1)
+
+
+@pytest.mark.slow  # two processes
+def test_encode_throughput_encodes_both_sides_alike(tiny_bert: Path):
+    flags = ("--data", str(ROOT / "data" / "train.txt"), "--shape", str(tiny_bert), "--texts", "200", "--rounds", "1")
+    header, rows = printed_table("encode_throughput.py", *flags, "--precision", "fp32", "--device", "cpu")
+    assert header[:5] == ["encoder", "precision", "ours, texts/s", "theirs, texts/s", "ratio"]
+    assert header[-1] == "least cosine"
+    assert number(rows[0][-1]) > 0.9999  # of the two sides' embeddings of a text

@@ -154,7 +154,8 @@ def test_a_chunk_is_on_disk_before_it_is_marked(model, input_path, tmp_path, mon
     monkeypatch.setattr(encoding, "_write", write)
     monkeypatch.setattr(os, "fsync", sync)
     encode_file(model, input_path, tmp_path / "x.npy", CHUNKS)
-    assert events == [".work", "synced", ".progress", "synced"] * 4
+    assert events[:4] == [".progress", "synced", ".part", "synced"]  # the settings come last
+    assert events[4:] == [".work", "synced", ".progress", "synced"] * 4
 
 
 def test_a_finished_output_is_left_alone(model, input_path, tmp_path, watch):
@@ -356,3 +357,30 @@ def test_options_out_of_range(model, input_path, tmp_path):
             encode_file(model, input_path, tmp_path / "x.npy", EncodingOptions(truncate_dim=value))
     with pytest.raises(UserError, match=r"must be a .npy or a .parquet file, got .*x\.bin"):
         encode_file(model, input_path, tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("end", [".progress", ".work"])
+def test_files_that_a_power_cut_left_short_are_begun_anew(model, input_path, tmp_path, watch, end):
+    embedded = watch(model, crash_at=2)
+    with pytest.raises(RuntimeError, match="power cut"):
+        encode_file(model, input_path, tmp_path / "out.npy", CHUNKS)
+    path = tmp_path / f"out.npy{end}"
+    assert path.stat().st_size
+    path.write_bytes(b"")
+    embedded.extend([0] * 10)  # past the crash
+    encode_file(model, input_path, tmp_path / "out.npy", CHUNKS)
+    check(tmp_path / "out.npy", model.encode(TEXTS))
+
+
+def test_settings_that_say_nothing_are_told(model, input_path, tmp_path):
+    (tmp_path / "out.npy.json").write_text("{")
+    with pytest.raises(UserError, match="does not say what .*out.npy is of.*--overwrite_output True"):
+        encode_file(model, input_path, tmp_path / "out.npy", CHUNKS)
+
+
+def test_what_a_run_stopped_on_its_last_lines_left_over_is_removed(model, input_path, tmp_path):
+    encode_file(model, input_path, tmp_path / "out.npy", CHUNKS)
+    (tmp_path / "out.npy.progress").write_bytes(b"\1" * 4)
+    (tmp_path / "out.npy.work").write_bytes(b"x")
+    assert encode_file(model, input_path, tmp_path / "out.npy", CHUNKS).was_complete
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.npy", "out.npy.json"]

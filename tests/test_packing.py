@@ -224,3 +224,30 @@ def test_compiled_models_give_the_same_and_are_compiled_a_few_times(tiny_bert, t
             gradients.append((embeddings.detach(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}))
         assert_same(*gradients)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+
+
+@pytest.mark.slow
+def test_compiled_gradients_are_of_the_dropout_that_was_drawn(tiny_bert):
+    torch._dynamo.reset()
+    model = SentenceBert(tiny_bert, dropout=0.3, device="cpu").double().train()
+    compiled = torch.compile(model)
+    lengths = torch.tensor(LENGTHS)
+    input_ids = torch.randint(5, 500, (sum(LENGTHS),), generator=torch.Generator().manual_seed(0))
+    weight = model.backbone.encoder.layer[0].attention.self.query.weight
+
+    def total(seed):
+        torch.manual_seed(seed)
+        return compiled(input_ids, lengths, 64).square().sum()
+
+    total(1).backward()
+    step = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2), dtype=weight.dtype) * 1e-6
+    expected = (weight.grad * step).sum()
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight.add_(sign * step)
+        values.append(total(1).detach())
+        with torch.no_grad():
+            weight.sub_(sign * step)
+    assert_close((values[0] - values[1]) / 2, expected, rtol=1e-4, atol=0)
+    assert total(1) != total(2)

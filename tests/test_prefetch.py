@@ -6,19 +6,20 @@ from cosent.prefetch import prefetch
 
 
 def test_items_come_in_order_and_one_is_made_ahead():
-    made = []
+    made = [threading.Event() for _ in range(4)]
 
     def items():
         for i in range(4):
-            made.append((i, threading.current_thread()))
+            made[i].set()
             yield i
 
     taken = []
     for item in prefetch(items()):
         taken.append(item)
-        assert len(made) <= len(taken) + 1
+        if item < 3:
+            assert made[item + 1].wait(timeout=10)  # while this one is held
+        assert not any(event.is_set() for event in made[item + 2 :])
     assert taken == [0, 1, 2, 3]
-    assert {thread for _, thread in made} != {threading.current_thread()}
 
 
 def test_an_error_comes_where_its_item_would():

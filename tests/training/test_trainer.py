@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
+from torch.testing import assert_close
 from transformers import TrainerCallback
 
 from cosent import (
@@ -287,6 +288,18 @@ def test_activation_checkpointing_changes_no_loss(make_trainer):
     plain = trained(make_trainer(max_steps=4))
     checkpointed = trained(make_trainer(max_steps=4, activation_checkpointing=True))
     assert losses(plain) == pytest.approx(losses(checkpointed), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_is_evaluated_and_saved(make_trainer, tmp_path):
+    trainer = make_trainer(torch_compile=True, max_steps=4, eval_strategy="steps", eval_steps=2, dropout=0.1)
+    before = weights(trainer.model)
+    trainer.train()
+    assert any(not torch.equal(before[name], value) for name, value in weights(trainer.model).items())
+    assert "eval_spearman" in trainer.evaluate()
+    trainer.save_model(tmp_path / "compiled")
+    texts = ["How do I pay?", "refund"]
+    assert_close(SentenceBert(tmp_path / "compiled", device="cpu").encode(texts), trainer.model.encode(texts))
 
 
 def test_checkpoints_hold_no_pickled_arguments_and_a_readable_state(make_trainer, tmp_path):
