@@ -12,10 +12,10 @@ import os
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -53,7 +53,7 @@ class EncodingOptions:
         default=None,
         metadata={
             "help": "The texts' column: its name in line 1, which is a header then, or in the JSON objects or the "
-            "table; or its number from 1. Default: the first column; text, sentence, or the only one of texts."
+            "table; or its number from 1, and then line 1 is a row. Default: the only one; text or sentence."
         },
     )
     prompt: str | None = field(
@@ -201,24 +201,31 @@ def _find_columns(path: Path, column: str | None) -> Columns:
         raise DataError(f"{path}: {unit} {first} {row}" if first else f"{path} {row}")
     names = list(row)
     column = column or _default_column(path, row)
-    place = int(column) - 1 if column.isdecimal() and (isinstance(row, list) or column not in row) else -1
-    if 0 <= place < len(names):
+    is_number = column.isdecimal() and (isinstance(row, list) or column not in row)
+    if is_number and 1 <= int(column) <= len(names):
+        place = int(column) - 1
+        logger.info("%s: the texts are column %s; the first is %r", path, column, list(_values(row))[place])
         return Columns("sentences", (names[place] if isinstance(row, dict) else str(place),))
-    if column not in names:
+    if is_number or column not in names:
         raise DataError(
             f"{path}: {unit} {first} has no column {column!r} but {', '.join(map(repr, names))}; "
             "give --column one of these names, if they are names, or a number, counted from 1"
         )
+    logger.info("%s: the texts are column %r", path, column)
     return Columns("sentences", (column,))
 
 
+def _values(row: list[str] | dict[str, Any]) -> Iterable[Any]:
+    return row.values() if isinstance(row, dict) else row
+
+
 def _default_column(path: Path, row: list[str] | dict[str, Any]) -> str:
-    """The first column, where it has no name; else the one that is named so, or the only one that holds a text."""
+    """The only column, where it has no name; else the one that is named so, or the only one that holds a text."""
     if isinstance(row, list):
         header = next((name for name in row if name.strip().casefold() in _HEADER_NAMES), None)
-        if header is None:
+        if header is None and len(row) == 1:
             return "1"
-        hint = f"--column {header!r} if line 1 is a header, --column 1 if not"
+        hint = f"--column {header or row[0]!r} if line 1 is a header, --column 1 (or another number) if not"
     else:
         texts = [name for name, value in row.items() if isinstance(value, str)]
         named = [name for name in ("text", "sentence") if name in row]
@@ -282,6 +289,7 @@ def _settings(job: _Job) -> dict[str, Any]:
         weights.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return {
         "model": Path(str(model.backbone.name_or_path)).name,
+        "dtype": str(model.backbone.dtype).removeprefix("torch."),
         "weights": weights.hexdigest(),
         "tokenizer": tokenizer_digest(model.tokenizer),
         "pooling_mode": model.pooling_mode,
@@ -297,8 +305,10 @@ def _settings(job: _Job) -> dict[str, Any]:
     }
 
 
-def _identity(path: Path) -> list[str | int]:
-    return [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+def _identity(path: Path) -> str:
+    """A digest of the file's bytes: a copy of it is the same input."""
+    with path.open("rb") as file:
+        return file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
 
 
 def _make_files(files: _Files, shape: tuple[int, int], dtype: np.dtype[Any], done: bytes) -> None:

@@ -75,7 +75,7 @@ def report(path: str, result: EncodedFile) -> None:
         print(f"{path} is complete: {shape}. Nothing to do; --overwrite_output True makes it anew.")
         return
     speed = result.num_embedded / result.seconds
-    print(f"Embedded {result.num_embedded:,} texts in {result.seconds:.1f} s, {speed:,.0f} texts a second")
+    print(f"Embedded {result.num_embedded:,} distinct texts in {result.seconds:.1f} s, {speed:,.0f} texts a second")
     print(f"Written to {path}: {shape}")
 
 

@@ -141,7 +141,17 @@ def test_train_throughput_trains_both_sides_alike(tiny_bert: Path):
 @pytest.mark.slow  # two processes
 def test_encode_throughput_encodes_both_sides_alike(tiny_bert: Path):
     flags = ("--data", str(ROOT / "data" / "train.txt"), "--shape", str(tiny_bert), "--texts", "200", "--rounds", "1")
+    flags += ("--max_length", "64")
     header, rows = printed_table("encode_throughput.py", *flags, "--precision", "fp32", "--device", "cpu")
     assert header[:5] == ["encoder", "precision", "ours, texts/s", "theirs, texts/s", "ratio"]
     assert header[-1] == "least cosine"
     assert number(rows[0][-1]) > 0.9999  # of the two sides' embeddings of a text
+
+
+@pytest.mark.slow
+def test_profile_step_shares_out_the_whole_step(tiny_bert: Path):
+    flags = ("--data", str(ROOT / "data" / "train.txt"), "--shape", str(tiny_bert), "--batch", "8")
+    header, rows = printed_table("profile_step.py", *flags)
+    assert header == ["kind", "share"]
+    assert sum(float(row[1].rstrip("%")) for row in rows) == pytest.approx(100, abs=1)
+    assert {"matrix products", "attention", "dropout", "optimizer"} <= {row[0] for row in rows}

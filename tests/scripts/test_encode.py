@@ -16,14 +16,19 @@ TEXTS = [line.split("\t")[0] for line in (DATA / "zh" / "train.txt").read_text(e
 
 @pytest.fixture
 def flags(tiny_bert):
-    return [f"--model_name_or_path={tiny_bert}", f"--input_path={DATA / 'zh' / 'train.txt'}", "--device=cpu"]
+    return [
+        f"--model_name_or_path={tiny_bert}",
+        f"--input_path={DATA / 'zh' / 'train.txt'}",
+        "--column=1",
+        "--device=cpu",
+    ]
 
 
 def test_it_writes_what_the_model_encodes_says_so_and_does_it_once(flags, tiny_bert, tmp_path):
     flags = [*flags, f"--output_path={tmp_path / 'x.npy'}", "--normalize_embeddings=True", "--truncate_dim=8"]
     done = run_script("encode.py", *flags)
     assert done.status == 0, done.stderr
-    assert f"Embedded {len(set(TEXTS)):,} texts in" in done.stdout
+    assert f"Embedded {len(set(TEXTS)):,} distinct texts in" in done.stdout
     assert f"Written to {tmp_path / 'x.npy'}: {len(TEXTS):,} rows of 8 dimensions" in done.stdout
     expected = SentenceBert(tiny_bert, device="cpu").encode(TEXTS, truncate_dim=8, normalize_embeddings=True)
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-5)
@@ -85,11 +90,11 @@ def test_two_ranks_finish_what_one_has_begun(flags, tiny_bert, tmp_path, monkeyp
 
     monkeypatch.setattr(model, "encode_tokens", crash_at_third)
     with pytest.raises(RuntimeError, match="power cut"):
-        encode_file(model, DATA / "zh" / "train.txt", tmp_path / "x.npy", EncodingOptions(chunk_size=50))
+        encode_file(model, DATA / "zh" / "train.txt", tmp_path / "x.npy", EncodingOptions(chunk_size=50, column="1"))
     done = torchrun(*flags, f"--output_path={tmp_path / 'x.npy'}", "--chunk_size=50")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Written to") == 1
-    assert f"Embedded {sum(new_texts(rank) for rank in (0, 1)):,} texts" in done.stdout
+    assert f"Embedded {sum(new_texts(rank) for rank in (0, 1)):,} distinct texts" in done.stdout
     assert "going on, with 2 of" in done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "x.npy.json"]
