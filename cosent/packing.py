@@ -52,6 +52,9 @@ def can_pack(backbone: PreTrainedModel) -> bool:
 
     Args:
         backbone: of transformers, or of other code, which is not known.
+
+    Returns:
+        Whether `use_packed_attention` may be called with it.
     """
     ours = type(backbone).__module__.startswith("transformers.")
     # a decoder that was made to look both ways has its masks changed, and not its layers
@@ -74,6 +77,9 @@ def is_packed(backbone: PreTrainedModel) -> bool:
 
     Args:
         backbone: any.
+
+    Returns:
+        Whether `use_packed_attention` was called with it.
     """
     return backbone.config._attn_implementation == _ATTENTION
 
@@ -142,15 +148,17 @@ def position_offset(backbone: PreTrainedModel) -> int:
 
 
 def _padded_states(backbone: PreTrainedModel, input_ids: Tensor, lengths: Tensor, options: dict[str, Any]) -> Tensor:
+    counts = lengths.tolist()
     states = []
-    start = 0
-    for group in lengths.split(_group_sizes(lengths.tolist())):
-        mask = torch.arange(int(group.max()), device=lengths.device) < group[:, None]  # (n, L)
-        end = start + int(group.sum())
-        padded = input_ids.new_zeros(mask.shape)
-        padded[mask] = input_ids[start:end]
-        states.append(_states(backbone(input_ids=padded, attention_mask=mask.long(), **options))[mask])
-        start = end
+    first = start = 0
+    for size in _group_sizes(counts):
+        group = counts[first : first + size]
+        end = start + sum(group)
+        mask = torch.arange(max(group), device=lengths.device) < lengths[first : first + size, None]  # (n, L)
+        padded = input_ids.new_zeros(mask.shape).masked_scatter(mask, input_ids[start:end])
+        hidden = _states(backbone(input_ids=padded, attention_mask=mask.long(), **options))
+        states.append(hidden[mask])
+        first, start = first + size, end
     return torch.cat(states)
 
 
