@@ -12,24 +12,24 @@ import os
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import blake2b, file_digest
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import distributed
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from cosent.data.layouts import PAIR_COLUMNS, TEXT_COLUMNS, Columns
 from cosent.data.readers import ExampleReader
 from cosent.data.rows import GZIP_ERRORS, open_rows
+from cosent.distributed import gather_numbers, num_ranks, on_first_rank, rank
 from cosent.errors import DataError, UserError
 from cosent.modeling import SentenceBert
 from cosent.prefetch import prefetch
@@ -41,8 +41,6 @@ logger = logging.getLogger(__name__)
 _HEADER_NAMES = {*TEXT_COLUMNS, *(name for names in PAIR_COLUMNS for name in names)}
 
 _ANEW = "start anew with --overwrite_output True, or give another --output_path"
-
-_Item = TypeVar("_Item")
 
 
 @dataclass
@@ -178,15 +176,16 @@ def encode_file(
     if path.resolve() in [file.resolve() for file in files]:
         raise UserError(f"{path} would be overwritten by the output {output}; give another --output_path")
     job = _Job(model, path, _find_columns(path, options.column), files, options, bool(normalize_embeddings))
-    plan = _on_first_rank(lambda: _start(job, dimensions))
+    plan = on_first_rank(lambda: _start(job, dimensions))
     num_embedded = 0
     if not plan.is_complete:
         mine = _share(plan.done)
         total = sum(min(options.chunk_size, plan.num_rows - number * options.chunk_size) for number in mine)
         bar = tqdm(total=total, desc="Encoding", unit="text", disable=not show_progress_bar)
         with bar, closing(prefetch(_chunks(job, mine, plan.done))) as chunks:
-            num_embedded = _sum_over_ranks(sum(_embed(job, chunk, bar) for chunk in chunks))
-        _on_first_rank(lambda: _finish(job))
+            by_rank = gather_numbers(sum(_embed(job, chunk, bar) for chunk in chunks))
+            num_embedded = sum(number for (number,) in by_rank)
+        on_first_rank(lambda: _finish(job))
     return EncodedFile((plan.num_rows, dimensions), num_embedded, time.monotonic() - started, plan.is_complete)
 
 
@@ -327,7 +326,7 @@ def _make_files(files: _Files, shape: tuple[int, int], dtype: np.dtype[Any], don
 def _share(done: bytes) -> set[int]:
     """The chunks for this rank: dealt out from those that are missing, so that resumed work is balanced, too."""
     missing = [number for number, is_done in enumerate(done) if not is_done]
-    return set(missing[distributed.get_rank() :: distributed.get_world_size()] if _is_distributed() else missing)
+    return set(missing[rank() :: num_ranks()])
 
 
 def _chunks(job: _Job, mine: set[int], done: bytes) -> Iterator[_Chunk]:
@@ -421,32 +420,3 @@ def _write_table(path: Path, embeddings: NDArray[Any], texts: Iterator[str], row
             column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows), embeddings.shape[1])
             group = pyarrow.array(list(islice(texts, len(column))), pyarrow.string())
             writer.write_table(pyarrow.table([group, column], schema=schema))
-
-
-def _is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
-def _on_first_rank(action: Callable[[], _Item]) -> _Item:
-    """Let rank 0 do something, and give its result, or raise its error, on every rank."""
-    if not _is_distributed():
-        return action()
-    shared: list[Any] = [None]
-    if distributed.get_rank() == 0:
-        try:
-            shared = [action()]
-        except UserError as error:
-            shared = [error]
-    distributed.broadcast_object_list(shared)
-    if isinstance(shared[0], UserError):
-        raise shared[0]
-    return shared[0]
-
-
-def _sum_over_ranks(number: int) -> int:
-    """Add up a number of every rank, for which all have to have come here."""
-    if not _is_distributed():
-        return number
-    numbers = [0] * distributed.get_world_size()
-    distributed.all_gather_object(numbers, number)
-    return sum(numbers)

@@ -4,7 +4,7 @@ Shapes: N texts, T tokens of all texts one after the other, D dimensions, P pair
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
@@ -166,6 +167,9 @@ class SentenceBert(nn.Module):
             settings.normalize_embeddings if normalize_embeddings is None else normalize_embeddings
         )
         self.settings = settings
+        # the layers, for those who shard models; accelerate shards the embeddings on its own account
+        layers = self.backbone._no_split_modules or ()
+        self._no_split_modules = [name for name in layers if "Embedding" not in name]
         if self.pooling_mode != "pooler" and getattr(self.backbone, "pooler", None) is not None:
             # it stays in the checkpoint, where loaders look for it, but neither gradient nor decay may reach it
             self.backbone.pooler.requires_grad_(False)
@@ -228,7 +232,13 @@ class SentenceBert(nn.Module):
 
     @torch.inference_mode()
     def encode_tokens(
-        self, tokens: Tokens, *, batch_size: int = 64, show_progress_bar: bool = False, dropout: bool = False
+        self,
+        tokens: Tokens,
+        *,
+        batch_size: int = 64,
+        show_progress_bar: bool = False,
+        dropout_seed: int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> Tensor:
         """Embed tokenised texts, each on its own account: neighbours in a batch change nothing.
 
@@ -238,33 +248,56 @@ class SentenceBert(nn.Module):
             tokens: of N texts.
             batch_size: texts of 128 tokens in a batch; it holds as many tokens of shorter or longer ones.
             show_progress_bar: whether to show progress on stderr.
-            dropout: leave dropout on, as in training.
+            dropout_seed: leave dropout on, as in training, drawn with this seed. None: no dropout.
+            share: (i, n) embeds every n-th batch alone, from the i-th on, counted from 0; the others' rows are zeros,
+                and the sum over all i is what one call embeds.
 
         Returns:
             (N, D) float32 embeddings on the CPU, in the order given.
         """
         with tqdm(total=len(tokens), desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
-            return self._encode_tokens(tokens, batch_size, progress, dropout)
+            if dropout_seed is None:
+                return self._encode_tokens(tokens, batch_size, progress, share=share)
+            devices = [self.device] if self.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):  # what others draw next must not depend on this
+                return self._encode_tokens(tokens, batch_size, progress, dropout_seed, share)
 
-    def _encode_tokens(self, tokens: Tokens, batch_size: int, progress: tqdm, dropout: bool = False) -> Tensor:
+    def _encode_tokens(
+        self,
+        tokens: Tokens,
+        batch_size: int,
+        progress: tqdm,
+        dropout_seed: int | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> Tensor:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        out = torch.empty(len(tokens), self.embedding_dim, dtype=torch.float32)
+        out = torch.zeros(len(tokens), self.embedding_dim, dtype=torch.float32)
         order = np.argsort(-tokens.lengths, kind="stable")
         rows = tokens.split()
         finished: list[tuple[NDArray[np.int64], Tensor]] = []
+        first, step = share
+        number = -1
         was_training = self.training
-        self.train(dropout)
+        self.train(dropout_seed is not None)
         try:
-            for batch in _batches(order, tokens.lengths, batch_size * _TYPICAL_LENGTH):
+            for number, batch in enumerate(_batches(order, tokens.lengths, batch_size * _TYPICAL_LENGTH)):
+                progress.update(len(batch))
+                if number % step != first:
+                    continue
+                if dropout_seed is not None:
+                    torch.manual_seed(dropout_seed + number)  # the same whoever embeds the other batches
                 input_ids = torch.from_numpy(np.concatenate([rows[i] for i in batch])).long()
                 lengths = torch.from_numpy(tokens.lengths[batch])
                 longest = int(lengths[0])
                 finished.append((batch, self(input_ids.to(self.device), lengths.to(self.device), longest)))
                 if sum(len(done) for done, _ in finished) >= _FETCHED_TEXTS:
                     _fetch(finished, out)
-                progress.update(len(batch))
             _fetch(finished, out)
+            if number % step < first:
+                # a model that is sharded over ranks runs on all of them or on none: one token, for nothing
+                one = torch.ones(1, dtype=torch.int64, device=self.device)
+                self(one, one, 1)
         finally:
             self.train(was_training)
         return out
@@ -374,14 +407,17 @@ class SentenceBert(nn.Module):
         scores = pairwise_cosine(embeddings[0::2], embeddings[1::2]).numpy()
         return Prediction(scores, scores.astype(np.float64) >= float(threshold))
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write a complete sentence-transformers folder, with `cosent_config.json` beside it.
 
         Args:
             folder: made where it does not exist.
+            state_dict: the weights, where they are sharded over ranks and this is what was gathered of them. None:
+                the model's own.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self.backbone.save_pretrained(folder)
+        gathered = {name.removeprefix("backbone."): tensor for name, tensor in (state_dict or {}).items()}
+        self.backbone.save_pretrained(folder, state_dict=gathered or None)
         self.tokenizer.save_pretrained(folder)
         self.save_settings(folder)
         for weights in Path(folder).glob("*.safetensors"):  # transformers makes them readable by their owner alone
@@ -412,7 +448,8 @@ class SentenceBert(nn.Module):
             CheckpointError: if they cannot be loaded.
         """
         saved = load_backbone(str(folder), dtype=self.backbone.dtype, trust_remote_code=self._trust_remote_code)
-        self.backbone.load_state_dict(saved.state_dict())
+        # unlike `load_state_dict`, it also fills weights that are sharded over ranks
+        set_model_state_dict(self.backbone, saved.state_dict(), options=StateDictOptions(full_state_dict=True))
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Recompute activations in the backward pass; the Trainer calls this, with the backbone's own options."""

@@ -41,7 +41,19 @@ def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
     """
     _check_matrices(a, b)
     with torch.autocast(a.device.type, enabled=False):  # as above
-        return F.normalize(_at_least_float32(a), dim=-1) @ F.normalize(_at_least_float32(b), dim=-1).T
+        return unit_rows(a) @ unit_rows(b).T
+
+
+def unit_rows(a: Tensor) -> Tensor:
+    """Rows of length 1, whose products are cosines; all zeros where a row is.
+
+    Args:
+        a: (N, D) embeddings of any floating type.
+
+    Returns:
+        (N, D), float32 or float64.
+    """
+    return F.normalize(_at_least_float32(a), dim=-1)
 
 
 def euclidean_matrix(a: Tensor, b: Tensor) -> Tensor:

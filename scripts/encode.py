@@ -1,21 +1,15 @@
 """Turn a file's texts into embeddings on disk: python scripts/encode.py --help."""
 
-import os
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Literal
 
 import torch
-from command_line import parse, run
-from torch import distributed
+from command_line import choose_device, joined_ranks, launched_ranks, parse, run
 
 from cosent import SentenceBert
 from cosent.encoding import EncodedFile, EncodingOptions, encode_file
 from cosent.progress import is_watched
 from cosent.training.arguments import ModelArguments
-
-# The first rank reads the whole file before any begins, and the fastest rank waits for the slowest.
-_PATIENCE = timedelta(days=30)
 
 
 @dataclass(kw_only=True)
@@ -32,14 +26,9 @@ class EncodeArguments(EncodingOptions):
 def main() -> None:
     """Load, embed, print; under torchrun, every rank its share."""
     model_args, args = parse(ModelArguments, EncodeArguments)
-    num_ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    if num_ranks > 1:
-        distributed.init_process_group("gloo", timeout=_PATIENCE)  # only numbers and messages travel
-    try:
+    rank, num_ranks = launched_ranks()
+    with joined_ranks():
         encode(model_args, args, is_first=rank == 0, is_alone=num_ranks == 1)
-    finally:
-        if num_ranks > 1:
-            distributed.destroy_process_group()
 
 
 def encode(model_args: ModelArguments, args: EncodeArguments, *, is_first: bool, is_alone: bool) -> None:
@@ -58,14 +47,6 @@ def encode(model_args: ModelArguments, args: EncodeArguments, *, is_first: bool,
     )
     if is_first:
         report(args.output_path, result)
-
-
-def choose_device(name: str) -> str | None:
-    """The device of that name; under a launcher, each rank has a GPU of its own."""
-    local_rank = os.environ.get("LOCAL_RANK")
-    if local_rank is not None and (name == "cuda" or name == "auto" and torch.cuda.is_available()):
-        return f"cuda:{local_rank}"
-    return None if name == "auto" else name
 
 
 def report(path: str, result: EncodedFile) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from command_line import NOUNS, parse, run, unknown_tokens
+from command_line import NOUNS, choose_device, joined_ranks, launched_ranks, parse, run, unknown_tokens
 from numpy.typing import NDArray
 
 from cosent import SentenceBert, TextDataset, load_data
@@ -43,7 +43,13 @@ class TestArguments(ReadingArguments):
 def main() -> None:
     """Load, score, print, write."""
     model_args, args = parse(ModelArguments, TestArguments)
-    model = SentenceBert(**vars(model_args), device=None if args.device == "auto" else args.device)
+    with joined_ranks():
+        test(model_args, args)
+
+
+def test(model_args: ModelArguments, args: TestArguments) -> None:
+    """Score; under a launcher, every rank embeds its share, and the first one says how good it is."""
+    model = SentenceBert(**vars(model_args), device=choose_device(args.device))
     likely = likely_format(model)
     data = load_data(args.test_data_path, model, likely_format=likely, **args.reading_options)
     index_path = args.index_data_path
@@ -61,6 +67,8 @@ def main() -> None:
         show_progress_bar=is_watched(),
     )
     result = evaluate(model, data, options)
+    if launched_ranks()[0] > 0:
+        return
     metrics = result.metrics
     folder = Path(args.output_dir or default_folder(model_args.model_name_or_path, args.test_data_path))
     folder.mkdir(parents=True, exist_ok=True)

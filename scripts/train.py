@@ -1,6 +1,7 @@
 """Fine-tune a sentence encoder: python scripts/train.py --help, or train.py config.yaml."""
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -18,6 +19,7 @@ from cosent.checkpoint import Decision, read_settings
 from cosent.data.datasets import Records, read_records
 from cosent.data.layouts import DataFormat
 from cosent.data.splits import split_by_component
+from cosent.distributed import on_first_rank
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import LOWER_IS_BETTER, EvaluationOptions, evaluate
 from cosent.losses import Loss
@@ -33,6 +35,8 @@ class Splits:
     eval: TextDataset | None
     test: TextDataset | None
 
+
+COMMAND_FILE = "command.txt"
 
 # What each loss learns from where nobody says; infonce takes sentences, triplets, and the pairs that match.
 FORMAT_OF_LOSS: dict[str, DataFormat] = {"cosent": "pairs", "angle": "pairs", "batch_hard_triplet": "classes"}
@@ -50,12 +54,16 @@ def main() -> None:
         ModelArguments, DataArguments, LossArguments, CosentTrainingArguments
     )
     transformers.set_seed(args.seed)
-    args.output_dir, args.resume_from_checkpoint = run_folder(args, model_args.model_name_or_path)
+    is_first = args.process_index == 0  # asking also lets the ranks talk to each other
+    args.output_dir, args.resume_from_checkpoint = on_first_rank(
+        lambda: run_folder(args, model_args.model_name_or_path)
+    )
     loss = loss_args.build()
     if args.resume_from_checkpoint:
         check_same_loss(args.resume_from_checkpoint, loss)
     model = SentenceBert(**vars(model_args), device=args.device)
-    splits = load_splits(data_args, loss_args, model, args.seed)
+    with args.main_process_first():  # the others find its work in the cache
+        splits = load_splits(data_args, loss_args, model, args.seed)
     if splits.eval is None and args.eval_strategy != "no":
         raise UserError("there is no eval data: give --eval_data_path or --eval_fraction, or --eval_strategy no")
     describe(splits, model, args)
@@ -68,14 +76,16 @@ def main() -> None:
         eval_dataset=splits.eval,
         evaluation=evaluation,
     )
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", "scripts/train.py", *sys.argv[1:]])  # a resumed run wants the same flags
-    (Path(args.output_dir) / "command.txt").write_text(command + "\n", encoding="utf-8")
+    print(batches(trainer.args, NOUNS[splits.train.data_format]))
+    if is_first:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        (Path(args.output_dir) / COMMAND_FILE).write_text(command() + "\n", encoding="utf-8")
     before = score(model, splits, evaluation)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
     trainer.save_metrics("train", result.metrics, combined=False)
     trainer.save_state()
+    trainer.accelerator.wait_for_everyone()  # until the first rank has written the model
     report_unordered(trainer.state.log_history)
     if trainer.state.best_global_step:
         print(f"Kept the best of {trainer.state.global_step} steps: step {trainer.state.best_global_step}")
@@ -85,27 +95,50 @@ def main() -> None:
     for split, metrics in after.items():
         trainer.save_metrics(split, {f"{split}_{name}": value for name, value in metrics.items()}, combined=False)
     best.settings.decision = calibrate(data_args, after.get("eval"))
-    best.save_settings(args.output_dir)
+    if is_first:
+        best.save_settings(args.output_dir)
     compare(before, after, trainer.args)
     conclude(args.output_dir, best.settings.decision)
+
+
+def command() -> str:
+    """This very command; a run that is resumed wants the same flags."""
+    return shlex.join(["python", "scripts/train.py", *sys.argv[1:]])
 
 
 def run_folder(args: CosentTrainingArguments, model_name: str) -> tuple[str, str | None]:
     """Where this run goes, and the checkpoint that it goes on from: a resumed run stays in its folder."""
     resume = args.resume_from_checkpoint
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and (begun := begun_run(args)):
+        return str(begun), last_checkpoint(begun)
     if resume and resume.lower() in ("true", "last"):
-        # the state is written last: a checkpoint without one was interrupted
-        states = Path(args.output_dir).glob("**/checkpoint-*/trainer_state.json")
-        found = sorted(states, key=lambda path: path.stat().st_mtime)
-        if not found:
+        resume = last_checkpoint(Path(args.output_dir))
+        if resume is None:
             raise UserError(f"there is no checkpoint under {args.output_dir} to resume from")
-        resume = str(found[-1].parent)
     if resume:
         check_unfinished(Path(resume), args)
         return str(Path(resume).parent), resume
     if args.timestamp_output_dir:
         return str(Path(args.output_dir) / f"{Path(model_name).absolute().name}-{time.strftime('%Y%m%d-%H%M%S')}"), None
     return args.output_dir, None
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The latest checkpoint in a folder or below."""
+    # the state is written last: a checkpoint without one was interrupted
+    states = sorted(folder.glob("**/checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
+    return str(states[-1].parent) if states else None
+
+
+def begun_run(args: CosentTrainingArguments) -> Path | None:
+    """The folder of this very command's run, which a launcher has started again: the latest that is not finished."""
+    folders = Path(args.output_dir).glob("*") if args.timestamp_output_dir else [Path(args.output_dir)]
+    commands = [path for folder in folders if (path := folder / COMMAND_FILE).is_file()]
+    for path in sorted(commands, key=lambda path: path.stat().st_mtime, reverse=True):
+        finished = (path.parent / "train_results.json").exists()
+        if not finished and path.read_text(encoding="utf-8").strip() == command():
+            return path.parent
+    return None
 
 
 def check_unfinished(checkpoint: Path, args: CosentTrainingArguments) -> None:
@@ -200,6 +233,20 @@ def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments)
     if torch.cuda.device_count() > 1 and args.world_size == 1:
         gpus = torch.cuda.device_count()
         print(f"Using one of {gpus} GPUs; for all: torchrun --nproc_per_node {gpus} scripts/train.py ...")
+
+
+def batches(args: CosentTrainingArguments, noun: str) -> str:
+    """How many examples a loss compares, which is not how many an update sees."""
+    size, ranks, steps = args.per_device_train_batch_size, args.world_size, args.gradient_accumulation_steps
+    compared = size * ranks if args.gather_across_devices else size
+    parts = [f"batches: {compared:,} {noun} are compared with each other"]
+    if ranks > 1:
+        parts.append(
+            f", {size:,} on each of {ranks} ranks" if args.gather_across_devices else f" on each of {ranks} ranks"
+        )
+    if steps > 1:
+        parts.append(f"; an update adds the gradients of {steps} such batches, and compares no more")
+    return "".join(parts)
 
 
 def contents(data: TextDataset) -> str:

@@ -22,26 +22,34 @@ class TokenBatchCollator:
 
     Args:
         num_views: how often each text stands in the batch; 2 gives unsupervised SimCSE its second view.
+        label_dtype: of the batch's labels. None: the examples have none.
         groups: gives the ids of groups of texts, (N,) from (N,), that match each other; see `PositiveGroups`.
     """
 
-    def __init__(self, *, num_views: int = 1, groups: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None):
+    def __init__(
+        self,
+        *,
+        num_views: int = 1,
+        label_dtype: torch.dtype | None = None,
+        groups: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
+    ):
         self.num_views = num_views
+        self.label_dtype = label_dtype
         self.groups = groups
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Make a batch.
 
         Args:
-            examples: B rows with "input_ids" (their texts' tokens one after the other), "lengths" (K,),
+            examples: B rows, none included, with "input_ids" (their texts' tokens one after the other), "lengths" (K,),
                 "text_ids" (K,) and, in labelled data, "labels".
 
         Returns:
             "input_ids" (T,) int64, "lengths" int64, one for each of the N texts that is not missing, "max_length" of
-            them, "text_ids" (N,) int64, "num_columns" K and, where rows have them, "labels" (B,), float32 scores or
-            int64 class ids; with groups also "group_ids" (N,) int64.
+            them, "text_ids" (N,) int64, "num_columns" K and, of labelled data, "labels" (B,); with groups also
+            "group_ids" (N,) int64.
         """
-        columns = max(len(example["lengths"]) for example in examples)
+        columns = max((len(example["lengths"]) for example in examples), default=1)
         texts: list[list[NDArray | None]] = []  # B lists of K
         text_ids: list[list[int]] = []
         for example in examples:
@@ -52,15 +60,16 @@ class TokenBatchCollator:
         in_columns = [text for column in zip(*texts, strict=True) for text in column if text is not None]
         ids = np.array(text_ids, dtype=np.int64).T.reshape(-1)
         batch: dict[str, Tensor | int] = {
-            "input_ids": torch.from_numpy(np.concatenate(in_columns)).long(),
-            "lengths": torch.tensor([len(text) for text in in_columns]),
-            "max_length": max(map(len, in_columns)),
+            "input_ids": torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int32), *in_columns])).long(),
+            "lengths": torch.tensor([len(text) for text in in_columns], dtype=torch.int64),
+            "max_length": max(map(len, in_columns), default=0),
             "text_ids": torch.from_numpy(ids),
             "num_columns": columns * self.num_views,
         }
         if self.groups is not None:
             batch["group_ids"] = torch.from_numpy(self.groups(ids))
-        if "labels" in examples[0]:
+        if self.label_dtype is not None:
+            # not through float: class ids have 64 bits
             labels = torch.from_numpy(np.array([example["labels"] for example in examples]))
-            batch["labels"] = labels.float() if labels.is_floating_point() else labels
+            batch["labels"] = labels.to(self.label_dtype)
         return batch

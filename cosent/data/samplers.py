@@ -12,11 +12,22 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
+from accelerate.data_loader import SeedableRandomSampler
 from numpy.typing import NDArray
+from torch.utils.data import BatchSampler
 
 from cosent.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+
+class RowBatchSampler(BatchSampler):
+    """torch's: so many rows after each other of what another sampler yields, which may have epochs."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        if isinstance(self.sampler, SeedableRandomSampler):
+            self.sampler.set_epoch(epoch)
 
 
 class ClassBatchSampler:
@@ -180,6 +191,39 @@ class DistinctTextBatchSampler:
                 "; smaller batches would place more of them" if most else "",
             )
         yield from (batches[i] for i in rng.permutation(len(batches)))
+
+
+class RankBatchSampler:
+    """One rank's share of each batch: neighbouring rows, as many as other ranks have, or one more or less.
+
+    All ranks go through the same batches, so that together they train on what one process would, row for row. Where a
+    batch holds fewer rows than there are ranks, the last ranks have none of it.
+
+    Args:
+        batches: yields lists of row numbers, the same on all ranks; has a length.
+        rank: which share.
+        num_ranks: how many shares there are.
+    """
+
+    def __init__(
+        self, batches: RowBatchSampler | ClassBatchSampler | DistinctTextBatchSampler, *, rank: int, num_ranks: int
+    ):
+        self.batches = batches
+        self.rank = rank
+        self.num_ranks = num_ranks
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        self.batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            size, rest = divmod(len(batch), self.num_ranks)  # the first ranks have one more
+            start = self.rank * size + min(self.rank, rest)
+            yield batch[start : start + size + (self.rank < rest)]
 
 
 def _find(room: list[int], batch: int) -> int:

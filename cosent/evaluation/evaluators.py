@@ -1,12 +1,14 @@
 """Embed a dataset, each distinct text once, and say how well its format's task is done.
 
+Where several processes (ranks) evaluate together, each embeds its share of the texts, and the first one scores.
+
 Shapes: n examples, N texts of them, U distinct texts, D dimensions.
 """
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from cosent.data.datasets import TextDataset
 from cosent.data.layouts import DataFormat
 from cosent.data.positives import is_match
+from cosent.distributed import num_ranks, on_first_rank, rank, sum_on_first_rank
 from cosent.errors import UserError
 from cosent.evaluation.geometry import GEOMETRY, alignment, class_alignment, uniformity
 from cosent.evaluation.metrics import BEST_DECISIONS, CORRELATIONS, best_decisions, correlations, decision
@@ -29,7 +32,7 @@ ALIGNMENT_PLUS_UNIFORMITY = "alignment_plus_uniformity"
 LOWER_IS_BETTER = (*GEOMETRY, ALIGNMENT_PLUS_UNIFORMITY)
 
 _PAIRS_AT_ONCE = 65_536  # bounds the two (pairs, D) copies that scoring makes
-_DROPOUT_SEED = 0
+_DROPOUT_SEEDS = (0, 1 << 31)  # of two views; each batch adds its number
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,20 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Embedded:
-    """A dataset's U distinct texts, and where each of its N texts is among them."""
+    """A dataset's U distinct texts, and where each of its N texts is among them; embeddings are on the first rank."""
 
     dataset: TextDataset
-    tokens: Tokens
     embeddings: Tensor  # (U, D) float32
     text_ids: NDArray[np.int64]  # (U,)
     rows: NDArray[np.int64]  # (N,), example after example
+    views: Sequence[Tensor] = ()  # sentences: two more (U, D), under dropout
+    index: "_Embedded | None" = None  # classes: where to look for neighbours
 
 
 def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptions | None = None) -> Evaluation:
     """Embed a dataset and say how well the embeddings do what its format is about.
+
+    Where torch.distributed is initialised, all ranks call this; all get the result, which is one process's.
 
     Args:
         model: the encoder.
@@ -96,18 +102,28 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
         UserError: if an embedding is not finite, or the data cannot be evaluated so; the message says why.
     """
     options = options or EvaluationOptions()
+    if dataset.data_format == "classes" and options.index is not None and options.index.data_format != "classes":
+        path = options.index.records.report.path
+        raise UserError(f"{path} holds {options.index.data_format}: texts with a class are looked for there")
     start = time.perf_counter()
     embedded = _embed(model, dataset, options)
-    evaluator: dict[DataFormat, Callable[[SentenceBert, _Embedded, EvaluationOptions], Evaluation]] = {
+    evaluator: dict[DataFormat, Callable[[_Embedded, EvaluationOptions], Evaluation]] = {
         "pairs": _evaluate_pairs,
         "triplets": _evaluate_triplets,
         "classes": _evaluate_classes,
         "sentences": _evaluate_sentences,
     }
-    result = evaluator[dataset.data_format](model, embedded, options)
-    seconds = time.perf_counter() - start
-    speed = {"seconds": seconds, "texts_per_second": len(embedded.tokens) / seconds}
-    return Evaluation({"n": len(dataset), **result.metrics, **speed}, result.scores)
+
+    def score() -> Evaluation:
+        for part in (embedded, embedded.index):
+            if part is not None and not part.embeddings.isfinite().all():
+                raise UserError("embeddings are not finite; if this is in training, lower the learning rate")
+        result = evaluator[dataset.data_format](embedded, options)
+        seconds = time.perf_counter() - start
+        speed = {"seconds": seconds, "texts_per_second": len(embedded.text_ids) / seconds}
+        return Evaluation({"n": len(dataset), **result.metrics, **speed}, result.scores)
+
+    return on_first_rank(score)
 
 
 def metric_names(dataset: TextDataset, positive_label_min: float | None = None) -> tuple[str, ...]:
@@ -137,7 +153,7 @@ def _has_negatives(dataset: TextDataset) -> bool:
     return bool((dataset.num_texts > 2).any())
 
 
-def _evaluate_pairs(model: SentenceBert, embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
+def _evaluate_pairs(embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
     scores = _cosines(embedded.embeddings, *embedded.rows.reshape(-1, 2).T)
     labels = embedded.dataset.labels
     limit = options.positive_label_min
@@ -157,7 +173,7 @@ def _evaluate_pairs(model: SentenceBert, embedded: _Embedded, options: Evaluatio
     return Evaluation({**metrics, "uniformity": uniformity(embedded.embeddings)}, scores)
 
 
-def _evaluate_triplets(model: SentenceBert, embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
+def _evaluate_triplets(embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
     counts = embedded.dataset.num_texts
     anchors_at = np.cumsum(counts) - counts
     column = np.arange(len(embedded.rows)) - np.repeat(anchors_at, counts)
@@ -187,15 +203,11 @@ def _evaluate_triplets(model: SentenceBert, embedded: _Embedded, options: Evalua
     )
 
 
-def _evaluate_classes(model: SentenceBert, embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
+def _evaluate_classes(embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
     queries, labels = embedded.embeddings[embedded.rows], torch.tensor(embedded.dataset.labels)
-    index = None
-    if options.index is not None:
-        if options.index.data_format != "classes":
-            path = options.index.records.report.path
-            raise UserError(f"{path} holds {options.index.data_format}: texts with a class are looked for there")
-        other = _embed(model, options.index, options)
-        index = other.embeddings[other.rows], torch.tensor(options.index.labels)
+    index, other = None, embedded.index
+    if other is not None:
+        index = other.embeddings[other.rows], torch.tensor(other.dataset.labels)
     metrics = neighbor_metrics(queries, labels, index, k=options.num_neighbors)
     if not metrics["num_queries"]:
         raise UserError(
@@ -207,12 +219,8 @@ def _evaluate_classes(model: SentenceBert, embedded: _Embedded, options: Evaluat
     )
 
 
-def _evaluate_sentences(model: SentenceBert, embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):  # what training draws next must not depend on an evaluation
-        torch.manual_seed(_DROPOUT_SEED)
-        views = [model.encode_tokens(embedded.tokens, batch_size=options.batch_size, dropout=True) for _ in range(2)]
-    near, spread = alignment(*views), uniformity(embedded.embeddings)
+def _evaluate_sentences(embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
+    near, spread = alignment(*embedded.views), uniformity(embedded.embeddings)
     return Evaluation({ALIGNMENT_PLUS_UNIFORMITY: near + spread, "alignment": near, "uniformity": spread})
 
 
@@ -223,10 +231,24 @@ def _embed(model: SentenceBert, dataset: TextDataset, options: EvaluationOptions
     text_ids, first, rows = np.unique(columns["text_ids"], return_index=True, return_inverse=True)
     distinct = [texts[i] for i in first]
     tokens = Tokens(np.concatenate(distinct), np.array([len(text) for text in distinct]))
-    embeddings = model.encode_tokens(tokens, batch_size=options.batch_size, show_progress_bar=options.show_progress_bar)
-    if not embeddings.isfinite().all():
-        raise UserError("the model's embeddings are not finite; if this is in training, lower the learning rate")
-    return _Embedded(dataset, tokens, embeddings, text_ids, rows)
+
+    def encode(show_progress_bar: bool = False, dropout_seed: int | None = None) -> Tensor:
+        share = rank(), num_ranks()
+        mine = model.encode_tokens(
+            tokens,
+            batch_size=options.batch_size,
+            show_progress_bar=show_progress_bar and rank() == 0,
+            dropout_seed=dropout_seed,
+            share=share,
+        )
+        return sum_on_first_rank(mine)
+
+    embedded = _Embedded(dataset, encode(options.show_progress_bar), text_ids, rows)
+    if dataset.data_format == "sentences":
+        return replace(embedded, views=[encode(dropout_seed=seed) for seed in _DROPOUT_SEEDS])
+    if dataset.data_format == "classes" and options.index is not None:
+        return replace(embedded, index=_embed(model, options.index, replace(options, index=None)))
+    return embedded
 
 
 def _cosines(embeddings: Tensor, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float32]:

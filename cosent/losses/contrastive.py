@@ -3,18 +3,42 @@
 Shapes: K texts an example, B examples, N = K*B texts, D dimensions, M candidates.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 from cosent.losses.shapes import NO_TEXT
-from cosent.similarity import cosine_matrix, pairwise_cosine
+from cosent.similarity import pairwise_cosine, unit_rows
 
 Negatives = Literal["targets", "all"]
 
+# Scores held at a time, at most, but for those of one anchor.
+_MAX_SCORES = 1 << 22
+
 _SAME = 1e-6  # a cosine this near to 1 differs by rounding alone
+
+
+class _Ids(NamedTuple):
+    """Who an anchor is compared with."""
+
+    anchors: Tensor  # (A,) text ids
+    positives: Tensor  # (A,) text ids
+    candidates: Tensor  # (M,) text ids
+    targets: Tensor  # (A,) where each anchor's positive is among the candidates
+    itself: Tensor | None  # (A,) where the anchor is; None: not among them
+
+    def left_out(self, start: int, end: int) -> Tensor:
+        """Candidates that some anchors are not compared with, (end - start, M)."""
+        rows = torch.arange(end - start, device=self.targets.device)
+        left_out = self.candidates == self.anchors[start:end, None]
+        left_out |= self.candidates == self.positives[start:end, None]
+        left_out |= self.candidates == NO_TEXT
+        left_out[rows, self.targets[start:end]] = False
+        if self.itself is not None:
+            left_out[rows, self.itself[start:end]] = True
+        return left_out
 
 
 class InfoNCELoss(nn.Module):
@@ -77,10 +101,9 @@ class InfoNCELoss(nn.Module):
         backward = embeddings[:2].flip(0), ids[:2].flip(0)  # positives look for first texts
         return (loss + self._direction(*_to_targets(*backward))) / 2
 
-    def _direction(self, anchors: Tensor, candidates: Tensor, targets: Tensor, left_out: Tensor) -> Tensor:
-        scores = self.scale * cosine_matrix(anchors, candidates)  # (A, M) for A anchors
-        scores = scores.masked_fill(left_out, -torch.inf)
-        return F.cross_entropy(scores, targets, reduction="sum") / max(len(anchors), 1)
+    def _direction(self, anchors: Tensor, candidates: Tensor, ids: _Ids) -> Tensor:
+        with torch.autocast(anchors.device.type, enabled=False):  # autocast would take the products in half precision
+            return _Contrast.apply(self.scale * unit_rows(anchors), unit_rows(candidates), ids)
 
     def statistics(
         self, embeddings: Tensor, labels: Tensor | None = None, text_ids: Tensor | None = None
@@ -95,10 +118,10 @@ class InfoNCELoss(nn.Module):
         """
         pick = _all_to_all if self.negatives == "all" else _to_targets
         ids = _check(embeddings, text_ids)
-        _, candidates, targets, left_out = pick(embeddings, ids)
+        _, candidates, compared = pick(embeddings, ids)
         absent = (ids == NO_TEXT).sum()
         itself = 1 if self.negatives == "all" else 0
-        masked = left_out.float().sum(1).mean() - itself - absent
+        masked = _count_masked(compared).mean() - 1 - itself
         anchors, positives = embeddings[:2]
         equal = (ids[0] == ids[1]).all() & (pairwise_cosine(anchors, positives) > 1 - _SAME).all()
         collapsed = (pairwise_cosine(anchors, anchors.roll(1, 0)) > 1 - _SAME).all()
@@ -109,25 +132,65 @@ class InfoNCELoss(nn.Module):
         }
 
 
-def _to_targets(embeddings: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """First texts against all others: anchors (B, D), candidates (M, D), targets (B,), left out (B, M)."""
-    candidate_ids = ids[1:].reshape(-1)  # (M,), M = (K-1)*B
+class _Contrast(torch.autograd.Function):
+    """Mean over anchors of logsumexp(scores of candidates) - score of the target, some anchors at a time.
+
+    Their scores, and the gradient, which is theirs times the softmax less the target, are done with at once: neither
+    is ever held for all anchors.
+    """
+
+    @staticmethod
+    def forward(ctx, anchors: Tensor, candidates: Tensor, ids: _Ids) -> Tensor:
+        loss = anchors.new_zeros(())
+        gradient, candidates_gradient = torch.empty_like(anchors), torch.zeros_like(candidates)
+        size = max(1, _MAX_SCORES // max(len(candidates), 1))
+        for start in range(0, len(anchors), size):
+            some = anchors[start : start + size]  # (a, D)
+            rows = torch.arange(len(some), device=anchors.device)
+            targets = ids.targets[start : start + size]
+            scores = (some @ candidates.T).masked_fill_(ids.left_out(start, start + len(some)), -torch.inf)  # (a, M)
+            normalizers = scores.logsumexp(1)
+            loss += (normalizers - scores[rows, targets]).sum()
+            weights = scores.sub_(normalizers[:, None]).exp_()
+            weights[rows, targets] -= 1
+            gradient[start : start + size] = weights @ candidates
+            candidates_gradient.addmm_(weights.T, some)
+        ctx.save_for_backward(gradient, candidates_gradient)
+        ctx.num_anchors = max(len(anchors), 1)
+        return loss / ctx.num_anchors
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        gradient, candidates_gradient = ctx.saved_tensors
+        share = grad / ctx.num_anchors
+        return share * gradient, share * candidates_gradient, None
+
+
+def _count_masked(ids: _Ids) -> Tensor:
+    """How many candidates have an anchor's or its positive's id; (A,) float32, the positive's own place included."""
+    ordered = ids.candidates.sort().values
+
+    def count(wanted: Tensor) -> Tensor:
+        ends = (torch.searchsorted(ordered, wanted, right=right) for right in (True, False))
+        return (next(ends) - next(ends)).float()
+
+    return count(ids.positives) + count(ids.anchors).masked_fill(ids.anchors == ids.positives, 0)
+
+
+def _to_targets(embeddings: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, _Ids]:
+    """First texts against all others: anchors (B, D), candidates (M, D), M = (K-1)*B."""
     targets = torch.arange(ids.shape[1], device=ids.device)
-    left_out = (candidate_ids == ids[0, :, None]) | (candidate_ids == ids[1, :, None]) | (candidate_ids == NO_TEXT)
-    left_out[targets, targets] = False
-    return embeddings[0], embeddings[1:].flatten(0, 1), targets, left_out
+    return embeddings[0], embeddings[1:].flatten(0, 1), _Ids(ids[0], ids[1], ids[1:].reshape(-1), targets, None)
 
 
-def _all_to_all(embeddings: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """First and second texts against all but themselves: anchors (2B, D), candidates (N, D), targets (2B,), (2B, N)."""
-    size = ids.shape[1]
-    anchors = torch.arange(2 * size, device=ids.device)
-    targets = anchors.roll(size)  # a first text's target is its second, and the other way round
+def _all_to_all(embeddings: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, _Ids]:
+    """First and second texts against all but themselves: anchors (2B, D), candidates (N, D)."""
+    itself = torch.arange(2 * ids.shape[1], device=ids.device)
+    targets = itself.roll(ids.shape[1])  # a first text's target is its second, and the other way round
     flat = ids.reshape(-1)  # (N,)
-    left_out = (flat == flat[anchors, None]) | (flat == flat[targets, None]) | (flat == NO_TEXT)
-    left_out[anchors, targets] = False
-    left_out[anchors, anchors] = True
-    return embeddings[:2].flatten(0, 1), embeddings.flatten(0, 1), targets, left_out
+    compared = _Ids(flat[itself], flat[targets], flat, targets, itself)
+    return embeddings[:2].flatten(0, 1), embeddings.flatten(0, 1), compared
 
 
 def _check(embeddings: Tensor, text_ids: Tensor | None) -> Tensor:

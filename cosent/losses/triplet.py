@@ -123,10 +123,10 @@ class BatchHardTripletLoss(nn.Module):
         """Whether it works: distances that both approach zero mean collapse; arguments as for `forward`.
 
         Returns:
-            0-dimensional float32 tensors, the first three means over valid anchors: "hardest_positive" and
-            "hardest_negative", distances; "active_triplets", the share of hardest triplets whose hinge is open;
-            "collapsed", 1 where both distances are next to nothing beside the embeddings' length (beside 1, for the
-            cosine distance).
+            0-dimensional float32 tensors: "valid_triplets", how many (anchor, positive, negative) the batch holds; as
+            means over valid anchors "hardest_positive" and "hardest_negative", distances, and "active_triplets", the
+            share of hardest triplets whose hinge is open; "collapsed", 1 where both distances are next to nothing
+            beside the embeddings' length (beside 1, for the cosine distance).
         """
         labels = check_labels(embeddings, labels, columns=1, meaning="class ids")
         positive, negative = _pairs(labels)
@@ -137,6 +137,7 @@ class BatchHardTripletLoss(nn.Module):
         length = 1.0 if self.distance == "cosine" else torch.linalg.vector_norm(texts.float(), dim=-1).mean()
         close = torch.maximum(hardest_positive, hardest_negative) <= _COLLAPSED * length
         return {
+            "valid_triplets": (positive.sum(1).float() * negative.sum(1)).sum(),
             "hardest_positive": hardest_positive,
             "hardest_negative": hardest_negative,
             "active_triplets": _mean((self.margin + farthest - nearest > 0).float(), valid),

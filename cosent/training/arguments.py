@@ -225,6 +225,21 @@ class CosentTrainingArguments(TrainingArguments):
         default=4, metadata={"help": "Classes: how many in a batch; the batch size follows."}
     )
     samples_per_class: int = field(default=8, metadata={"help": "Classes: rows of each in a batch, at most."})
+    micro_batch_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Embed a batch in pieces of this many tokens at most (gradient caching): the memory of a piece, "
+            "the loss and the gradient of the batch, the time of one more forward pass."
+        },
+    )
+    micro_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "The same, in pieces of as many tokens as this many examples have on average."},
+    )
+    gather_across_devices: bool = field(
+        default=True,
+        metadata={"help": "Several processes: compare the examples of all, as if they were one process's batch."},
+    )
     no_duplicate_texts: bool = field(
         default=False, metadata={"help": "infonce: keep rows that share a text in different batches."}
     )
@@ -251,6 +266,10 @@ class CosentTrainingArguments(TrainingArguments):
             "eval_knn_accuracy for classes, eval_alignment_plus_uniformity (lower is better) for sentences."
         },
     )
+    # Whatever the pooling leaves unused is frozen, so every weight has a gradient: nothing to look for in each step.
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Several processes: look for weights without a gradient in each step."}
+    )
     # The batch's columns are the model's and the loss's together; the parent would keep only the model's.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Has nothing to remove here."})
     report_to: str = field(default="none", metadata={"help": "Where to report: none, tensorboard, wandb, ..."})
@@ -273,6 +292,13 @@ class CosentTrainingArguments(TrainingArguments):
             self.greater_is_better = False
         if self.classes_per_batch < 2 or self.samples_per_class < 2:
             raise UserError("--classes_per_batch and --samples_per_class must be at least 2")
+        for name in ("micro_batch_tokens", "micro_batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.micro_batch_tokens and self.micro_batch_size:
+            raise UserError("--micro_batch_tokens and --micro_batch_size say the same in two ways: give one of them")
+        if self.deepspeed and (self.micro_batch_tokens or self.micro_batch_size):
+            raise UserError("DeepSpeed runs the backward pass itself: no --micro_batch_tokens or --micro_batch_size")
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
             if self.early_stopping_patience is not None:

@@ -1,30 +1,35 @@
 """transformers' Trainer, wired to a SentenceBert, a pure loss and our evaluation.
 
-Shapes: K texts an example, B examples, N = K*B texts, D dimensions.
+Shapes: K texts an example, B examples, N = K*B texts, D dimensions; R ranks, processes that train together.
 """
 
 import logging
 import math
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from cosent.data.collator import TokenBatchCollator
 from cosent.data.datasets import TextDataset
-from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler
-from cosent.errors import UserError
+from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler, RankBatchSampler, RowBatchSampler
+from cosent.distributed import gather_batch, gather_numbers, num_ranks, rank
+from cosent.errors import OutOfMemoryError, UserError
 from cosent.evaluation.evaluators import EvaluationOptions, default_metric, evaluate, metric_names
 from cosent.losses import Loss
 from cosent.losses.shapes import NO_TEXT
 from cosent.modeling import SentenceBert
 from cosent.training.arguments import CosentTrainingArguments
+from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +48,10 @@ class CosentTrainer(Trainer):
     Evaluation leaves the generators that training draws from as they are and restores the model's mode, so it changes
     nothing about training. Checkpoints are complete folders that `SentenceBert` and sentence-transformers load.
 
+    Under a launcher (torchrun, accelerate) the ranks train on what one process would, with batches R times as large:
+    they deal out each batch's rows among them, and compare all its embeddings. With `micro_batch_tokens` a rank embeds
+    its share piece by piece. Neither changes the loss or its gradient.
+
     Args:
         model: the encoder.
         args: see `CosentTrainingArguments`.
@@ -55,8 +64,10 @@ class CosentTrainer(Trainer):
 
     Raises:
         UserError: if the loss does not learn from such data, `metric_for_best_model` is none of the eval data's
-            metrics, or there is nothing to evaluate; from `train`, if there would be no step.
+            metrics, or there is nothing to evaluate; from `train`, if there would be no step, or memory runs out.
     """
+
+    args: CosentTrainingArguments
 
     # The loss is one value for its batch: under accumulation the parent divides by the number of batches.
     loss_is_scaled_for_ga = False
@@ -78,25 +89,26 @@ class CosentTrainer(Trainer):
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         evaluation = evaluation or EvaluationOptions()
         _settle_metric(args, eval_dataset, evaluation)
-        self._batch_sampler: ClassBatchSampler | DistinctTextBatchSampler | None = None
-        collator = TokenBatchCollator()
         if train_dataset is not None:
             _check_format(loss, train_dataset)
-            self._batch_sampler = _batch_sampler(train_dataset, args)
-            collator = TokenBatchCollator(
-                num_views=2 if train_dataset.data_format == "sentences" else 1,
-                groups=train_dataset.positive_groups if train_dataset.data_format == "triplets" else None,
-            )
-        if self._batch_sampler is not None:
-            callbacks.append(_SetEpoch(self._batch_sampler))
+            if train_dataset.data_format == "classes":
+                args.per_device_train_batch_size = args.classes_per_batch * args.samples_per_class
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator,
+            data_collator=_collator(train_dataset) if train_dataset else None,
             train_dataset=train_dataset.tokens.with_format("numpy") if train_dataset else None,
             eval_dataset=eval_dataset,  # the parent asks for its length alone
             callbacks=callbacks,
         )
+        if args.auto_find_batch_size and num_ranks() > 1:
+            raise UserError("--auto_find_batch_size tries sizes on one process; for several, take --micro_batch_tokens")
+        self._gathers = args.gather_across_devices and num_ranks() > 1
+        self._examples = train_dataset
+        self._batches = self._make_batches() if train_dataset is not None else None
+        self.add_callback(_SetEpoch(self))
+        if rank() > 0:
+            torch.manual_seed(args.seed + rank())  # else the dropout of all ranks would drop the same places
         self.loss = loss
         self.evaluation = replace(
             evaluation,
@@ -112,8 +124,10 @@ class CosentTrainer(Trainer):
         model.settings.decision = None  # a threshold belongs to the weights that it was chosen for
 
     def get_train_dataloader(self) -> DataLoader:
-        """The parent's, but with batches of several rows a class, or without equal texts, where those are wanted."""
-        if self._batch_sampler is None:
+        """The parent's, or one over this rank's share of batches that all ranks go through together."""
+        if self._train_batch_size != self.args.train_batch_size:  # --auto_find_batch_size has made it smaller
+            self._batches = self._make_batches()
+        if self._batches is None:
             plain = super().get_train_dataloader()
             if not len(plain):
                 raise UserError("no batch is full, and --dataloader_drop_last leaves such out: there is no step")
@@ -121,14 +135,43 @@ class CosentTrainer(Trainer):
         dataset: Any = self.train_dataset
         loader = DataLoader(
             dataset,
-            batch_sampler=self._batch_sampler,
+            batch_sampler=self._batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )
-        return self.accelerator.prepare(loader)
+        if not self._gathers:
+            return self.accelerator.prepare(loader)
+        # the batches are dealt out already: what accelerate would deal out again, it takes for one process's
+        alone = {"num_processes": 1, "process_index": 0}
+        return prepare_data_loader(loader, self.accelerator.device, put_on_device=True, **alone)
+
+    def _make_batches(self) -> RankBatchSampler | RowBatchSampler | ClassBatchSampler | DistinctTextBatchSampler | None:
+        """The rows of each batch; None where the parent makes them."""
+        dataset, args = self._examples, self.args
+        assert dataset is not None  # the parent asks first
+        shares = num_ranks() if self._gathers else 1
+        seed = args.seed if args.data_seed is None else args.data_seed
+        rows = shares * self._train_batch_size
+        batches: RowBatchSampler | ClassBatchSampler | DistinctTextBatchSampler
+        if dataset.data_format == "classes":
+            batches = _class_batches(dataset, rows, args.samples_per_class, seed)
+            args.per_device_train_batch_size = self._train_batch_size = -(-batches.rows_per_batch // shares)
+        elif args.no_duplicate_texts:
+            texts = np.split(dataset.text_ids, np.cumsum(dataset.num_texts)[:-1])
+            batches = DistinctTextBatchSampler(texts, batch_size=rows, seed=seed, drop_last=args.dataloader_drop_last)
+        elif not self._gathers or args.train_sampling_strategy == "batch_rebalance":  # which deals out by itself
+            return None
+        else:
+            order: Any = self._get_train_sampler()
+            if isinstance(order, RandomSampler):  # as the parent's data loader has it on one process
+                order = SeedableRandomSampler(order.data_source, data_seed=seed)
+            batches = RowBatchSampler(order, rows, args.dataloader_drop_last)
+        if not len(batches):
+            raise UserError(f"no batch of {rows} is full, and --dataloader_drop_last leaves such out: there is no step")
+        return RankBatchSampler(batches, rank=rank(), num_ranks=shares) if self._gathers else batches
 
     def compute_loss(
         self,
@@ -137,22 +180,76 @@ class CosentTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Embed all columns of the batch in one forward and call the loss; see the parent for the arguments."""
-        labels = inputs.get("labels")
+        """Embed all columns of the batch and call the loss; see the parent for the arguments."""
+        columns: int = inputs["num_columns"]  # type: ignore[assignment]
+        ids = inputs["text_ids"].view(columns, -1)  # (K, B)
+        pieces, places = self._pieces(inputs)
+        counts = gather_numbers(len(pieces), *ids.shape)  # R times
+        num_fillers = max(count for count, *_ in counts) - len(pieces)
+        embeddings = embed_pieces(
+            model,
+            [*pieces, *[filler(inputs["input_ids"])] * num_fillers],
+            trainable=any(parameter.requires_grad for parameter in model.parameters()),
+            without_sync=partial(self.accelerator.no_sync, model),
+        )  # (N, D), less where texts are missing, more by fillers
+        embeddings = embeddings[: len(embeddings) - num_fillers]
+        if places is not None:
+            embeddings = embeddings[places]
+        if len(embeddings) < ids.numel():
+            empty = embeddings.new_zeros(ids.numel(), embeddings.shape[1])
+            # unlike indexing, it waits for no device
+            embeddings = empty.masked_scatter((ids != NO_TEXT).view(-1, 1), embeddings)
+        embeddings = embeddings.view(*ids.shape, embeddings.shape[-1])  # (K, B, D)
         # what is known to match is no negative, and a text matches itself
-        text_ids = inputs.get("group_ids", inputs["text_ids"])
-        # (N, D), less where texts are missing
-        embeddings = model(inputs["input_ids"], inputs["lengths"], inputs["max_length"])
-        if len(embeddings) < len(text_ids):
-            present = inputs["text_ids"] != NO_TEXT
-            empty = embeddings.new_zeros(len(text_ids), embeddings.shape[1])
-            embeddings = empty.masked_scatter(present[:, None], embeddings)  # unlike indexing, it waits for no device
-        embeddings = embeddings.view(inputs["num_columns"], -1, embeddings.shape[-1])  # (K, B, D)
-        loss = self.loss(embeddings, labels, text_ids)
-        for name, value in self.loss.statistics(embeddings.detach(), labels, text_ids).items():
+        ids = inputs.get("group_ids", inputs["text_ids"]).view_as(ids)
+        labels = inputs.get("labels")
+        if self._gathers:
+            embeddings, labels, ids = gather_batch(
+                embeddings, labels, ids, shapes=[shape for _, *shape in counts], no_text=NO_TEXT
+            )
+        loss = self.loss(embeddings, labels, ids.reshape(-1))
+        self._keep_statistics(embeddings.detach(), labels, ids.reshape(-1))
+        return (loss, embeddings) if return_outputs else loss
+
+    def _pieces(self, inputs: dict[str, Tensor]) -> tuple[list[Piece], Tensor | None]:
+        """What of a batch is embedded at a time, and where its texts are then; None where they stay."""
+        input_ids, lengths = inputs["input_ids"], inputs["lengths"]
+        if not len(lengths):
+            return [], None
+        if self.args.micro_batch_tokens:
+            return cut(input_ids, lengths, self.args.micro_batch_tokens)
+        if self.args.micro_batch_size:
+            num_examples = len(inputs["text_ids"]) // int(inputs["num_columns"])
+            return cut(input_ids, lengths, math.ceil(len(input_ids) * self.args.micro_batch_size / num_examples))
+        return [Piece(input_ids, lengths, int(inputs["max_length"]))], None
+
+    def _keep_statistics(self, embeddings: Tensor, labels: Tensor | None, text_ids: Tensor) -> None:
+        statistics = self.loss.statistics(embeddings, labels, text_ids)
+        statistics["effective_batch"] = torch.tensor(float(embeddings.shape[1]))
+        for name, value in statistics.items():
             self._statistics[name] = self._statistics.get(name, torch.zeros_like(value)) + value
         self._statistics_steps += 1
-        return (loss, embeddings) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """The parent's; where memory runs out, the error says at what, and which flags would make it fit."""
+        try:
+            return super().training_step(model, inputs, *args, **kwargs)
+        except RuntimeError as error:
+            if self.args.auto_find_batch_size or not should_reduce_batch_size(error):
+                raise
+            raise OutOfMemoryError(self._describe_shortage(inputs)) from error
+
+    def _describe_shortage(self, inputs: dict[str, Tensor]) -> str:
+        num_examples = len(inputs["text_ids"]) // int(inputs["num_columns"])
+        num_tokens = len(inputs["input_ids"])
+        pieces = self._pieces(inputs)[0]
+        most = max((len(piece.input_ids) for piece in pieces), default=0)
+        at_a_time = f", {most:,} of them at a time" if len(pieces) > 1 else ""
+        return (
+            f"out of memory at a batch of {num_examples:,} examples with {num_tokens:,} tokens{at_a_time}. "
+            f"--micro_batch_tokens {max(most // 2, 1)} would embed it in smaller pieces, with the same result in a "
+            f"little more time; --per_device_train_batch_size {max(num_examples // 2, 1)} would make it smaller"
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss's statistics, means over the batches since the last log; warn once of what they give away."""
@@ -179,7 +276,8 @@ class CosentTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # the parent would write the bare weights, and pickle its arguments
         if self.args.should_save:
-            self.accelerator.unwrap_model(self.model).save_pretrained(output_dir or self.args.output_dir)
+            folder = output_dir or self.args.output_dir
+            self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # the parent looks for its own weight names, finds none of them, and goes on with the weights it has
@@ -199,11 +297,13 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
 class _SetEpoch(TrainerCallback):
     """Tells a sampler which epoch begins: over several ranks the parent does not reach it when it resumes."""
 
-    def __init__(self, sampler: ClassBatchSampler | DistinctTextBatchSampler):
-        self.sampler = sampler
+    def __init__(self, trainer: CosentTrainer):
+        self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.sampler.set_epoch(math.floor((state.epoch or 0) + 1e-9))  # a resumed run begins within an epoch
+        if self.trainer._batches is not None:
+            # a resumed run begins within an epoch
+            self.trainer._batches.set_epoch(math.floor((state.epoch or 0) + 1e-9))
 
 
 def _settle_metric(args: CosentTrainingArguments, dataset: TextDataset | None, evaluation: EvaluationOptions) -> None:
@@ -234,30 +334,26 @@ def _check_format(loss: Loss, dataset: TextDataset) -> None:
         )
 
 
-def _batch_sampler(
-    dataset: TextDataset, args: CosentTrainingArguments
-) -> ClassBatchSampler | DistinctTextBatchSampler | None:
-    """What batches need beyond a random order: several rows of a class, or no equal texts."""
-    seed = args.seed if args.data_seed is None else args.data_seed
-    if dataset.data_format == "classes":
-        sampler = ClassBatchSampler(
-            dataset.labels,
-            classes_per_batch=args.classes_per_batch,
-            samples_per_class=args.samples_per_class,
-            seed=seed,
-        )
-        if sampler.num_singletons:
-            logger.warning(
-                "%d of %d classes have a single row, hence no positive: training leaves these rows out",
-                sampler.num_singletons,
-                len(np.unique(dataset.labels)),
-            )
-        logger.info("Batches of %d classes, up to %d rows each", sampler.classes_per_batch, sampler.samples_per_class)
-        args.per_device_train_batch_size = sampler.rows_per_batch
-        return sampler
-    if not args.no_duplicate_texts:
-        return None
-    rows = np.split(dataset.text_ids, np.cumsum(dataset.num_texts)[:-1])
-    return DistinctTextBatchSampler(
-        rows, batch_size=args.per_device_train_batch_size, seed=seed, drop_last=args.dataloader_drop_last
+def _collator(dataset: TextDataset) -> TokenBatchCollator:
+    return TokenBatchCollator(
+        num_views=2 if dataset.data_format == "sentences" else 1,
+        label_dtype={"pairs": torch.float32, "classes": torch.int64}.get(dataset.data_format),
+        groups=dataset.positive_groups if dataset.data_format == "triplets" else None,
     )
+
+
+def _class_batches(dataset: TextDataset, rows: int, samples_per_class: int, seed: int) -> ClassBatchSampler:
+    sampler = ClassBatchSampler(
+        dataset.labels,
+        classes_per_batch=max(2, rows // samples_per_class),
+        samples_per_class=samples_per_class,
+        seed=seed,
+    )
+    if sampler.num_singletons:
+        logger.warning(
+            "%d of %d classes have a single row, hence no positive: training leaves these rows out",
+            sampler.num_singletons,
+            len(np.unique(dataset.labels)),
+        )
+    logger.info("Batches of %d classes, up to %d rows each", sampler.classes_per_batch, sampler.samples_per_class)
+    return sampler

@@ -15,7 +15,7 @@ SENTENCES = [
 
 
 def test_texts_stand_column_by_column():
-    batch = TokenBatchCollator()(EXAMPLES)
+    batch = TokenBatchCollator(label_dtype=torch.float32)(EXAMPLES)
     assert batch["input_ids"].tolist() == [1, 2, 4, 3, 5, 6, 7]
     assert batch["lengths"].tolist() == [2, 1, 1, 3]
     assert batch["text_ids"].tolist() == [10, 30, 20, 10]
@@ -54,7 +54,9 @@ def test_places_without_a_text_have_no_tokens():
 
 def test_class_ids_stay_whole_numbers():
     ids = [2**62 + 1, -5]
-    batch = TokenBatchCollator()([{**row, "labels": label} for row, label in zip(SENTENCES, ids, strict=True)])
+    batch = TokenBatchCollator(label_dtype=torch.int64)(
+        [{**row, "labels": label} for row, label in zip(SENTENCES, ids, strict=True)]
+    )
     assert batch["labels"].dtype == torch.int64
     assert batch["labels"].tolist() == ids
 

@@ -2,8 +2,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from accelerate.data_loader import SeedableRandomSampler
 
-from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler
+from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler, RankBatchSampler, RowBatchSampler
 from cosent.errors import DataError
 
 LABELS = {
@@ -120,3 +121,27 @@ def test_it_places_many_rows_of_one_text_without_looking_again_at_each():
 def test_no_step_is_an_error_before_training():
     with pytest.raises(DataError, match="no step"):
         DistinctTextBatchSampler(np.zeros((3, 2), dtype=np.int64), batch_size=4, drop_last=True)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("num_rows", [60, 61, 67])
+def test_ranks_share_each_batch_out_evenly_and_in_order(num_rows, num_ranks):
+    def batches() -> RowBatchSampler:
+        return RowBatchSampler(SeedableRandomSampler(range(num_rows), data_seed=3), 12, drop_last=False)
+
+    ranks = [RankBatchSampler(batches(), rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+    orders = []
+    for epoch in (0, 1):
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        whole = batches()
+        whole.set_epoch(epoch)
+        shares = list(zip(*ranks, strict=True))
+        assert len(shares) == len(ranks[0]) == len(whole)
+        for share, batch in zip(shares, whole, strict=True):
+            assert sum(share, []) == batch
+            sizes = [len(rows) for rows in share]
+            assert max(sizes) - min(sizes) <= 1
+        orders.append([row for share in shares for rows in share for row in rows])
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(num_rows))
+    assert orders[0] != orders[1]

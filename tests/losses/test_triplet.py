@@ -89,6 +89,7 @@ def test_hand_worked_example():
     found = BatchHardTripletLoss(margin=2.0).statistics(embeddings, labels)
     assert {name: value.item() for name, value in found.items()} == pytest.approx(
         {
+            "valid_triplets": 4 * 1 * 2,
             "hardest_positive": (1 + 1 + 2 + 2) / 4,
             "hardest_negative": (3 + 2 + 2 + 4) / 4,
             "active_triplets": 0.5,

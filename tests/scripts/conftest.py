@@ -34,6 +34,30 @@ def run_script(name: str, *arguments: str, cwd: Path = ROOT) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+_LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone"],
+    "accelerate launch": ["accelerate.commands.launch"],
+}
+
+
+def launch(launcher: str, *arguments: object, **environment: str) -> Done:
+    """Start several processes."""
+    done = subprocess.run(
+        [sys.executable, "-m", *_LAUNCHERS[launcher], *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def torchrun(num_ranks: int, name: str, *arguments: object) -> Done:
+    """Run one of the scripts in several processes."""
+    return launch("torchrun", f"--nproc_per_node={num_ranks}", ROOT / "scripts" / name, *arguments)
+
+
 def bash(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run a shell script, with no terminal behind it."""
     return subprocess.run(

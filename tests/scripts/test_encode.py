@@ -1,7 +1,4 @@
-import os
 import runpy
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +6,7 @@ import pytest
 from cosent import SentenceBert
 from cosent.encoding import EncodingOptions, encode_file
 from tests.conftest import DATA, ROOT
-from tests.scripts.conftest import run_script
+from tests.scripts.conftest import run_script, torchrun
 
 TEXTS = [line.split("\t")[0] for line in (DATA / "zh" / "train.txt").read_text(encoding="utf-8").splitlines()]
 
@@ -91,8 +88,8 @@ def test_two_ranks_finish_what_one_has_begun(flags, tiny_bert, tmp_path, monkeyp
     monkeypatch.setattr(model, "encode_tokens", crash_at_third)
     with pytest.raises(RuntimeError, match="power cut"):
         encode_file(model, DATA / "zh" / "train.txt", tmp_path / "x.npy", EncodingOptions(chunk_size=50, column="1"))
-    done = torchrun(*flags, f"--output_path={tmp_path / 'x.npy'}", "--chunk_size=50")
-    assert done.returncode == 0, done.stderr
+    done = torchrun(2, "encode.py", *flags, f"--output_path={tmp_path / 'x.npy'}", "--chunk_size=50")
+    assert done.status == 0, done.stderr
     assert done.stdout.count("Written to") == 1
     assert f"Embedded {sum(new_texts(rank) for rank in (0, 1)):,} distinct texts" in done.stdout
     assert "going on, with 2 of" in done.stderr
@@ -105,14 +102,3 @@ def new_texts(rank):
     chunks = [TEXTS[start : start + 50] for start in range(0, len(TEXTS), 50)]
     mine = [text for chunk in chunks[2:][rank::2] for text in chunk]
     return len(set(mine) - set(chunks[0] + chunks[1]))
-
-
-def torchrun(*arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.run(
-        [*command, str(ROOT / "scripts" / "encode.py"), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -509,3 +510,106 @@ def test_a_metric_of_which_less_is_better_may_be_chosen(make_trainer):
     trainer.train()
     found = [log["eval_uniformity"] for log in trainer.state.log_history if "eval_uniformity" in log]
     assert trainer.state.best_metric == min(found)
+
+
+@pytest.mark.parametrize("how", [{"micro_batch_tokens": 20}, {"micro_batch_size": 2}], ids=str)
+@pytest.mark.parametrize("data_format", LOSSES)
+def test_a_batch_in_pieces_trains_as_a_whole_one(make_trainer, data_format, how):
+    sgd = {"optim": "sgd", "learning_rate": 0.02, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+    options = {"data_format": data_format, "dropout": 0.0, "max_steps": 3, "gradient_accumulation_steps": 2, **sgd}
+    whole = trained(make_trainer(eval_dataset=False, **options))
+    in_pieces = make_trainer(eval_dataset=False, folder="pieces", **options, **how)
+    sizes = []
+    in_pieces.model.register_forward_pre_hook(lambda module, args: sizes.append((len(args[0]), len(args[1]))))
+    in_pieces.train()
+    assert len(sizes) > 2 * 6
+    if "micro_batch_tokens" in how:
+        assert max(tokens for tokens, texts in sizes if texts > 1) <= 20
+    assert losses(in_pieces) == pytest.approx(losses(whole), rel=1e-5)
+    one, two = weights(whole.model), weights(in_pieces.model)
+    for name in one:
+        assert_close(two[name], one[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_pieces_of_so_many_examples_are_of_about_as_many_tokens(make_trainer):
+    trainer = make_trainer(eval_dataset=False, micro_batch_size=2)
+    (batch, *_) = trainer.get_train_dataloader()
+    pieces, _ = trainer._pieces(batch)
+    tokens = [len(piece.input_ids) for piece in pieces]
+    assert max(tokens) <= np.ceil(len(batch["input_ids"]) / 4)
+    assert len(pieces) in (4, 5)
+
+
+def test_resuming_in_pieces_is_exact_too(make_trainer):
+    options = {"micro_batch_tokens": 30, "eval_strategy": "steps", "eval_steps": 5, "load_best_model_at_end": False}
+    whole = trained(make_trainer(folder="whole", max_steps=10, **options))
+    second = make_trainer(folder="second", max_steps=10, **options)
+    second.train(resume_from_checkpoint=str(whole.args.output_dir) + "/checkpoint-5")
+    one, two = weights(whole.model), weights(second.model)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("data_format", "counted"), [("pairs", "ordered_pairs"), ("triplets", "negatives"), ("classes", "valid_triplets")]
+)
+def test_the_log_says_how_many_examples_a_loss_compared(make_trainer, data_format, counted):
+    options = {"gradient_accumulation_steps": 2, "classes_per_batch": 2, "samples_per_class": 2}
+    trainer = trained(make_trainer(data_format=data_format, max_steps=2, eval_dataset=False, **options))
+    log = trainer.state.log_history[0]
+    assert log["effective_batch"] == (4 if data_format == "classes" else 8)  # accumulation compares no more
+    assert log[counted] > 0
+
+
+def out_of_memory_above(limit, monkeypatch):
+    """Let the model run out of memory at more tokens than so many."""
+    forward = SentenceBert.forward
+
+    def limited(self, input_ids, *args):
+        if len(input_ids) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, input_ids, *args)
+
+    monkeypatch.setattr(SentenceBert, "forward", limited)
+
+
+def test_out_of_memory_names_the_batch_its_tokens_and_two_ways_out(make_trainer, monkeypatch):
+    trainer = make_trainer(eval_dataset=False, per_device_train_batch_size=16)
+    (batch, *_) = trainer.get_train_dataloader()
+    out_of_memory_above(100, monkeypatch)
+    with pytest.raises(UserError) as error:
+        trainer.train()
+    message = str(error.value)
+    assert "out of memory at a batch of 16 examples" in message
+    assert "--per_device_train_batch_size 8" in message
+    tokens, suggested = (int(re.search(pattern, message)[1]) for pattern in (r"with (\d+) tokens", r"tokens (\d+) w"))
+    assert tokens > 100
+    assert suggested == tokens // 2
+    monkeypatch.undo()
+    out_of_memory_above(suggested, monkeypatch)
+    make_trainer(eval_dataset=False, per_device_train_batch_size=16, micro_batch_tokens=suggested, max_steps=3).train()
+    out_of_memory_above(10, monkeypatch)
+    with pytest.raises(UserError, match=rf"tokens, {suggested - 20}|tokens, \d+ of them at a time"):
+        make_trainer(eval_dataset=False, per_device_train_batch_size=16, micro_batch_tokens=suggested).train()
+
+
+@pytest.mark.parametrize("data_format", LOSSES)
+def test_auto_find_batch_size_finds_one_that_fits(make_trainer, data_format, monkeypatch):
+    sizes = {"per_device_train_batch_size": 32, "classes_per_batch": 8, "samples_per_class": 4}
+    options = {"eval_dataset": False, "auto_find_batch_size": True, "max_steps": 3, **sizes}
+    trainer = make_trainer(data_format=data_format, no_duplicate_texts=data_format == "triplets", **options)
+    (batch, *_) = trainer.get_train_dataloader()
+    out_of_memory_above(0.6 * len(batch["input_ids"]), monkeypatch)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert trainer.state.log_history[0]["effective_batch"] < 32
+    assert trainer.state.train_batch_size < 32
+
+
+def test_flags_that_contradict_each_other_are_refused(tmp_path):
+    for options, message in (
+        ({"micro_batch_tokens": 0}, "micro_batch_tokens must be at least 1, got 0"),
+        ({"micro_batch_size": -1}, "micro_batch_size must be at least 1, got -1"),
+        ({"micro_batch_size": 4, "micro_batch_tokens": 99}, "give one of them"),
+    ):
+        with pytest.raises(UserError, match=message):
+            CosentTrainingArguments(output_dir=str(tmp_path), **options)

@@ -1,0 +1,268 @@
+import math
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from cosent import BatchHardTripletLoss, CoSENTLoss, InfoNCELoss, SentenceBert
+from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler
+
+LENGTHS = torch.tensor([3, 9, 1, 4, 9, 2, 7, 5, 6, 3, 2, 8])  # N = 12, T = 59
+
+# a loss, how many columns it sees, and its labels
+LOSSES = {
+    "cosent": (CoSENTLoss(), 2, torch.tensor([0.0, 1, 2, 1, 0, 3])),
+    "infonce": (InfoNCELoss(symmetric=True), 3, None),
+    "simcse": (InfoNCELoss(negatives="all"), 2, None),
+    "batch_hard": (BatchHardTripletLoss(margin=0.5), 1, torch.arange(12) % 3),
+}
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    return torch.randint(5, 100, (int(LENGTHS.sum()),)), LENGTHS
+
+
+@pytest.fixture
+def make_model(tiny_bert):
+    def make(**options) -> SentenceBert:
+        return SentenceBert(tiny_bert, device="cpu", **{"dropout": 0.0, **options}).train()
+
+    return make
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def step(model, batch, loss_name, max_tokens=None, embed=None):
+    """Loss and gradients of one batch, at once or in pieces."""
+    loss, columns, labels = LOSSES[loss_name]
+    model.zero_grad()
+    if max_tokens is None:
+        embeddings = model(*batch)
+    else:
+        pieces, places = cut(*batch, max_tokens)
+        embeddings = embed_pieces(embed or model, pieces)[places]
+    value = loss(embeddings.view(columns, -1, embeddings.shape[-1]), labels)
+    value.backward()
+    return value.detach(), gradients(model)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 10, 25, 1000])
+def test_pieces_hold_every_text_once_and_no_more_tokens_than_asked(batch, max_tokens):
+    input_ids, lengths = batch
+    pieces, places = cut(input_ids, lengths, max_tokens)
+    texts = [text for piece in pieces for text in piece.input_ids.split(piece.lengths.tolist())]
+    for text, place in zip(input_ids.split(lengths.tolist()), places.tolist(), strict=True):
+        assert torch.equal(texts[place], text)
+    assert len(texts) == len(lengths)
+    for piece in pieces:
+        assert len(piece.input_ids) <= max_tokens or len(piece.lengths) == 1
+        assert piece.max_length == piece.lengths.max()
+    if max_tokens in (10, 25):
+        assert len(pieces) < 1.6 * math.ceil(59 / max_tokens)
+
+
+@pytest.mark.parametrize("packing", ["on", "off"])
+@pytest.mark.parametrize("loss_name", LOSSES)
+def test_loss_and_every_gradient_equal_those_of_the_whole_batch(make_model, batch, loss_name, packing):
+    model = make_model(packing=packing)
+    whole, expected = step(model, batch, loss_name)
+    value, actual = step(model, batch, loss_name, max_tokens=12)
+    assert_close(value, whole, atol=1e-5, rtol=1e-5)
+    assert actual.keys() == expected.keys()
+    assert max(grad.abs().max() for grad in expected.values()) > 1e-2
+    for name, grad in expected.items():
+        assert_close(actual[name], grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_activations_of_one_piece_at_a_time_are_kept(make_model, batch):
+    model, alive, most = make_model(), [0], [0]
+
+    def embed(*piece):
+        with counted(alive, most):
+            return model(*piece)
+
+    step(model, batch, "cosent", max_tokens=12, embed=embed)
+    pieces, _ = cut(*batch, 12)
+    in_pieces, most[0] = most[0], 0
+    for piece in pieces[:1]:
+        embed(*piece).sum().backward()
+    assert in_pieces <= 1.1 * most[0]  # the longest piece's own
+
+
+@contextmanager
+def counted(alive, most):
+    """Count elements that autograd keeps for a backward pass."""
+
+    class Kept:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            alive[0] += tensor.numel()
+            most[0] = max(most[0], alive[0])
+
+        def __del__(self):
+            alive[0] -= self.tensor.numel()
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        yield
+
+
+@pytest.mark.parametrize("packing", ["on", "off"])
+def test_both_passes_draw_the_same_dropout(make_model, batch, packing):
+    model = make_model(dropout=0.3, packing=packing)
+    seen = []
+
+    def embed(*piece):
+        seen.append(model(*piece))
+        return seen[-1]
+
+    torch.manual_seed(0)
+    step(model, batch, "cosent", max_tokens=12, embed=embed)
+    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert len(first) > 3
+    assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+    assert not torch.equal(first[0], model(*cut(*batch, 12)[0][0]))  # another time it is other dropout
+
+
+def test_the_gradient_under_dropout_is_that_of_the_very_masks(make_model, batch):
+    # the derivative along a direction, by differences of the loss under the same masks
+    model = make_model(dropout=0.3).double()
+    loss, columns, labels = LOSSES["cosent"]
+    pieces, places = cut(*batch, 12)
+
+    def value() -> Tensor:
+        torch.manual_seed(0)
+        return loss(embed_pieces(model, pieces)[places].view(columns, -1, 32), labels)
+
+    value().backward()
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    torch.manual_seed(5)
+    directions = [torch.randn_like(p) for p in parameters]
+    slope = sum((p.grad * d).sum() for p, d in zip(parameters, directions, strict=True))
+    differences = []
+    with torch.no_grad():
+        for sign in (1, -1):
+            for p, d in zip(parameters, directions, strict=True):
+                p += sign * 1e-6 * d
+            differences.append(value())
+            for p, d in zip(parameters, directions, strict=True):
+                p -= sign * 1e-6 * d
+    numeric = (differences[0] - differences[1]) / 2e-6
+    assert abs(slope) > 1e-3
+    assert_close(slope, numeric, rtol=1e-4, atol=1e-6)
+
+
+def test_random_numbers_go_on_as_after_one_pass(make_model, batch):
+    model = make_model(dropout=0.3)
+    torch.manual_seed(0)
+    pieces, _ = cut(*batch, 12)
+    for piece in pieces:
+        model(*piece)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    step(model, batch, "cosent", max_tokens=12)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_single_piece_is_embedded_once(make_model, batch):
+    model, calls = make_model(), []
+    step(model, batch, "cosent", max_tokens=1000, embed=lambda *piece: calls.append(1) or model(*piece))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("backward_inside", [True, False])
+def test_autocast_of_the_forward_pass_holds_in_the_backward_pass(make_model, batch, backward_inside):
+    model = make_model()
+    dtypes = []
+    model.backbone.encoder.layer[0].register_forward_hook(lambda module, args, out: dtypes.append(out[0].dtype))
+    model.backbone.encoder.layer[0].output.dense.register_forward_hook(lambda m, args, out: dtypes.append(out.dtype))
+
+    def run(max_tokens):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            pieces, places = cut(*batch, max_tokens)
+            loss = CoSENTLoss()(embed_pieces(model, pieces)[places].view(2, 6, 32), LOSSES["cosent"][2])
+            if backward_inside:
+                loss.backward()
+        if not backward_inside:
+            loss.backward()
+        return gradients(model)
+
+    whole, in_pieces = run(1000), run(12)
+    assert torch.bfloat16 in dtypes
+    assert whole.keys() == in_pieces.keys()
+    for name, grad in whole.items():
+        assert torch.cosine_similarity(grad.flatten(), in_pieces[name].flatten(), dim=0) > 0.98 or grad.norm() < 1e-3
+
+
+def test_a_scaled_loss_has_scaled_gradients(make_model, batch):  # as fp16 training has
+    model = make_model()
+    _, expected = step(model, batch, "cosent")
+    model.zero_grad()
+    pieces, places = cut(*batch, 12)
+    embeddings = embed_pieces(model, pieces)[places].view(2, 6, 32)
+    (CoSENTLoss()(embeddings, LOSSES["cosent"][2]) * 1024).backward()
+    for name, grad in gradients(model).items():
+        assert_close(grad / 1024, expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_frozen_weights_stay_without_a_gradient_and_others_have_theirs(make_model, batch):
+    model = make_model()
+    model.backbone.embeddings.requires_grad_(False)
+    model.backbone.encoder.layer[0].requires_grad_(False)
+    _, expected = step(model, batch, "infonce")
+    _, actual = step(model, batch, "infonce", max_tokens=12)
+    assert actual.keys() == expected.keys()
+    assert not any("embeddings" in name or "layer.0" in name for name in actual)
+    for name, grad in expected.items():
+        assert_close(actual[name], grad, atol=1e-5, rtol=1e-4)
+
+
+def test_activation_checkpointing_goes_with_it(make_model, batch):
+    model = make_model()
+    _, expected = step(model, batch, "cosent")
+    model.activation_checkpointing_enable()
+    _, actual = step(model, batch, "cosent", max_tokens=12)
+    for name, grad in expected.items():
+        assert_close(actual[name], grad, atol=1e-5, rtol=1e-4)
+
+
+def test_all_pieces_but_the_last_run_backward_without_sync(make_model, batch):
+    model, inside, synced = make_model(), [False], []
+
+    @contextmanager
+    def without_sync():
+        inside[0] = True
+        yield
+        inside[0] = False
+
+    pieces, _ = cut(*batch, 12)
+    embeddings = embed_pieces(lambda *p: synced.append(not inside[0]) or model(*p), pieces, without_sync=without_sync)
+    synced.clear()
+    embeddings.sum().backward()
+    assert synced == [False] * (len(pieces) - 1) + [True]
+
+
+def test_a_filler_is_a_text_that_changes_nothing(make_model, batch):
+    model = make_model()
+    _, expected = step(model, batch, "cosent")
+    model.zero_grad()
+    pieces, places = cut(*batch, 12)
+    more = [*pieces, filler(batch[0]), filler(batch[0])]
+    embeddings = embed_pieces(model, more)
+    assert len(embeddings) == len(LENGTHS) + 2
+    CoSENTLoss()(embeddings[: len(LENGTHS)][places].view(2, 6, 32), LOSSES["cosent"][2]).backward()
+    for name, grad in gradients(model).items():
+        assert_close(grad, expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_pieces_are_tokens_lengths_and_the_longest(batch):
+    (piece,), places = cut(*batch, 1000)
+    assert isinstance(piece, Piece)
+    assert np.array_equal(places.numpy(), LENGTHS.argsort(descending=True, stable=True).argsort().numpy())
