@@ -43,7 +43,14 @@ def test_every_flag_that_it_names_exists():
     from cosent.training.arguments import CosentTrainingArguments, DataArguments, LossArguments, ModelArguments
 
     parser = HfArgumentParser((ModelArguments, DataArguments, LossArguments, CosentTrainingArguments))
-    elsewhere = {"--nproc_per_node", "--corpus", "--index_data_path", "--help"}  # torchrun, scripts, argparse
+    elsewhere = {
+        "--nproc_per_node",
+        "--num_processes",
+        "--corpus",
+        "--index_data_path",
+        "--help",
+    }  # torchrun, scripts, argparse
+    elsewhere |= {"--nnodes", "--standalone", "--rdzv_backend", "--rdzv_id", "--rdzv_endpoint", "--max"}
     elsewhere |= {f"--{option.name}" for option in fields(EncodingOptions)} | {"--input_path", "--output_path"}
     known = {option for action in parser._actions for option in action.option_strings} | elsewhere
     named = set(re.findall(r"--[a-z][a-z0-9_]+", README)) - known

@@ -23,17 +23,18 @@ from cosent.packing import sort_by_length
 
 
 class Piece(NamedTuple):
-    """Texts that are embedded together: tokens (t,), lengths (n,), and the longest of these."""
+    """Texts that are embedded together: tokens (t,), lengths (n,), the longest of these, and (n,) their places."""
 
     input_ids: Tensor
     lengths: Tensor
     max_length: int
+    places: Tensor
 
 
-Embed = Callable[[Tensor, Tensor, int], Tensor]  # a piece's fields -> (n, D)
+Embed = Callable[[Tensor, Tensor, int], Tensor]  # tokens, lengths, the longest -> (n, D)
 
 
-def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int) -> tuple[list[Piece], Tensor]:
+def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int) -> list[Piece]:
     """Cut a flat batch into pieces of texts of similar length.
 
     Args:
@@ -42,9 +43,9 @@ def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int) -> tuple[list[Piece
         max_tokens: tokens in a piece at most; a longer text is one on its own.
 
     Returns:
-        The pieces, and (N,) where each text of the batch is among the texts of all pieces.
+        The pieces; a text's place is its number in the batch.
     """
-    input_ids, lengths, places = sort_by_length(input_ids, lengths)
+    input_ids, lengths, new_places = sort_by_length(input_ids, lengths)
     sizes: list[int] = []  # texts, tokens and the longest text of each piece
     tokens: list[int] = []
     longest: list[int] = []
@@ -55,8 +56,8 @@ def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int) -> tuple[list[Piece
             longest.append(count)
         sizes[-1] += 1
         tokens[-1] += count
-    pieces = zip(input_ids.split(tokens), lengths.split(sizes), longest, strict=True)
-    return [Piece(*piece) for piece in pieces], places
+    places = new_places.argsort().split(sizes)
+    return [Piece(*piece) for piece in zip(input_ids.split(tokens), lengths.split(sizes), longest, places, strict=True)]
 
 
 def filler(like: Tensor) -> Piece:
@@ -64,8 +65,11 @@ def filler(like: Tensor) -> Piece:
 
     Args:
         like: token ids, whose type and device it takes.
+
+    Returns:
+        A piece without a place: nothing is kept of it.
     """
-    return Piece(like.new_zeros(1), like.new_ones(1), 1)
+    return Piece(like.new_zeros(1), like.new_ones(1), 1, like.new_empty(0))
 
 
 def embed_pieces(
@@ -85,10 +89,10 @@ def embed_pieces(
             backward pass within one.
 
     Returns:
-        (N, D) embeddings, piece after piece. Their gradient can be asked for once.
+        (N, D) embeddings, each in its place. Their gradient can be asked for once.
     """
     if len(pieces) == 1:
-        return embed(*pieces[0])
+        return _embed(embed, pieces[0])[pieces[0].places.argsort()]
     # nothing else would tell autograd that the weights depend on what is computed here
     anchor = torch.empty(0, requires_grad=trainable)
     return _Cached.apply(anchor, embed, pieces, without_sync)
@@ -105,17 +109,19 @@ class _Cached(torch.autograd.Function):
             "dtype": torch.get_autocast_dtype(device.type),
         }
         ctx.random_states = []
-        embeddings = []
-        for piece in pieces:
+        out = torch.empty(0)
+        for number, piece in enumerate(pieces):
             ctx.random_states.append(_random_state(device))
-            embeddings.append(embed(*piece))
-        return torch.cat(embeddings)
+            embeddings = _embed(embed, piece)
+            if number == 0:
+                out = embeddings.new_empty(sum(len(piece.places) for piece in pieces), embeddings.shape[1])
+            out[piece.places] = embeddings
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[None, ...]:
         device = grad.device
-        grads = grad.split([len(piece.lengths) for piece in ctx.pieces])
         after = _random_state(device)
         torch.clear_autocast_cache()  # weights that the first pass has cast know of no gradient
         for number, (piece, state) in enumerate(zip(ctx.pieces, ctx.random_states, strict=True)):
@@ -123,10 +129,14 @@ class _Cached(torch.autograd.Function):
             with nullcontext() if is_last else ctx.without_sync():
                 _set_random_state(state, device)
                 with torch.enable_grad(), torch.autocast(**ctx.autocast):
-                    embeddings = ctx.embed(*piece)
-                embeddings.backward(grads[number])
+                    embeddings = _embed(ctx.embed, piece)
+                embeddings.backward(grad[piece.places])
         _set_random_state(after, device)
         return None, None, None, None
+
+
+def _embed(embed: Embed, piece: Piece) -> Tensor:
+    return embed(piece.input_ids, piece.lengths, piece.max_length)[: len(piece.places)]  # none of a filler
 
 
 def _random_state(device: torch.device) -> list[Any]:

@@ -183,7 +183,7 @@ class CosentTrainer(Trainer):
         """Embed all columns of the batch and call the loss; see the parent for the arguments."""
         columns: int = inputs["num_columns"]  # type: ignore[assignment]
         ids = inputs["text_ids"].view(columns, -1)  # (K, B)
-        pieces, places = self._pieces(inputs)
+        pieces = self._pieces(inputs)
         counts = gather_numbers(len(pieces), *ids.shape)  # R times
         num_fillers = max(count for count, *_ in counts) - len(pieces)
         embeddings = embed_pieces(
@@ -191,10 +191,7 @@ class CosentTrainer(Trainer):
             [*pieces, *[filler(inputs["input_ids"])] * num_fillers],
             trainable=any(parameter.requires_grad for parameter in model.parameters()),
             without_sync=partial(self.accelerator.no_sync, model),
-        )  # (N, D), less where texts are missing, more by fillers
-        embeddings = embeddings[: len(embeddings) - num_fillers]
-        if places is not None:
-            embeddings = embeddings[places]
+        )  # (N, D), less where texts are missing
         if len(embeddings) < ids.numel():
             empty = embeddings.new_zeros(ids.numel(), embeddings.shape[1])
             # unlike indexing, it waits for no device
@@ -211,17 +208,18 @@ class CosentTrainer(Trainer):
         self._keep_statistics(embeddings.detach(), labels, ids.reshape(-1))
         return (loss, embeddings) if return_outputs else loss
 
-    def _pieces(self, inputs: dict[str, Tensor]) -> tuple[list[Piece], Tensor | None]:
-        """What of a batch is embedded at a time, and where its texts are then; None where they stay."""
+    def _pieces(self, inputs: dict[str, Tensor]) -> list[Piece]:
+        """What of a batch is embedded at a time."""
         input_ids, lengths = inputs["input_ids"], inputs["lengths"]
         if not len(lengths):
-            return [], None
+            return []
         if self.args.micro_batch_tokens:
             return cut(input_ids, lengths, self.args.micro_batch_tokens)
         if self.args.micro_batch_size:
             num_examples = len(inputs["text_ids"]) // int(inputs["num_columns"])
             return cut(input_ids, lengths, math.ceil(len(input_ids) * self.args.micro_batch_size / num_examples))
-        return [Piece(input_ids, lengths, int(inputs["max_length"]))], None
+        places = torch.arange(len(lengths), device=lengths.device)
+        return [Piece(input_ids, lengths, int(inputs["max_length"]), places)]
 
     def _keep_statistics(self, embeddings: Tensor, labels: Tensor | None, text_ids: Tensor) -> None:
         statistics = self.loss.statistics(embeddings, labels, text_ids)
@@ -242,7 +240,7 @@ class CosentTrainer(Trainer):
     def _describe_shortage(self, inputs: dict[str, Tensor]) -> str:
         num_examples = len(inputs["text_ids"]) // int(inputs["num_columns"])
         num_tokens = len(inputs["input_ids"])
-        pieces = self._pieces(inputs)[0]
+        pieces = self._pieces(inputs)
         most = max((len(piece.input_ids) for piece in pieces), default=0)
         at_a_time = f", {most:,} of them at a time" if len(pieces) > 1 else ""
         return (

@@ -46,8 +46,8 @@ def step(model, batch, loss_name, max_tokens=None, embed=None):
     if max_tokens is None:
         embeddings = model(*batch)
     else:
-        pieces, places = cut(*batch, max_tokens)
-        embeddings = embed_pieces(embed or model, pieces)[places]
+        pieces = cut(*batch, max_tokens)
+        embeddings = embed_pieces(embed or model, pieces)
     value = loss(embeddings.view(columns, -1, embeddings.shape[-1]), labels)
     value.backward()
     return value.detach(), gradients(model)
@@ -56,11 +56,13 @@ def step(model, batch, loss_name, max_tokens=None, embed=None):
 @pytest.mark.parametrize("max_tokens", [1, 10, 25, 1000])
 def test_pieces_hold_every_text_once_and_no_more_tokens_than_asked(batch, max_tokens):
     input_ids, lengths = batch
-    pieces, places = cut(input_ids, lengths, max_tokens)
-    texts = [text for piece in pieces for text in piece.input_ids.split(piece.lengths.tolist())]
-    for text, place in zip(input_ids.split(lengths.tolist()), places.tolist(), strict=True):
+    pieces = cut(input_ids, lengths, max_tokens)
+    texts = {}
+    for piece in pieces:
+        texts |= dict(zip(piece.places.tolist(), piece.input_ids.split(piece.lengths.tolist()), strict=True))
+    assert sorted(texts) == list(range(len(lengths)))
+    for place, text in enumerate(input_ids.split(lengths.tolist())):
         assert torch.equal(texts[place], text)
-    assert len(texts) == len(lengths)
     for piece in pieces:
         assert len(piece.input_ids) <= max_tokens or len(piece.lengths) == 1
         assert piece.max_length == piece.lengths.max()
@@ -89,10 +91,10 @@ def test_activations_of_one_piece_at_a_time_are_kept(make_model, batch):
             return model(*piece)
 
     step(model, batch, "cosent", max_tokens=12, embed=embed)
-    pieces, _ = cut(*batch, 12)
+    pieces = cut(*batch, 12)
     in_pieces, most[0] = most[0], 0
     for piece in pieces[:1]:
-        embed(*piece).sum().backward()
+        embed(*piece[:3]).sum().backward()
     assert in_pieces <= 1.1 * most[0]  # the longest piece's own
 
 
@@ -127,18 +129,18 @@ def test_both_passes_draw_the_same_dropout(make_model, batch, packing):
     first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
     assert len(first) > 3
     assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
-    assert not torch.equal(first[0], model(*cut(*batch, 12)[0][0]))  # another time it is other dropout
+    assert not torch.equal(first[0], model(*cut(*batch, 12)[0][:3]))  # another time it is other dropout
 
 
 def test_the_gradient_under_dropout_is_that_of_the_very_masks(make_model, batch):
     # the derivative along a direction, by differences of the loss under the same masks
     model = make_model(dropout=0.3).double()
     loss, columns, labels = LOSSES["cosent"]
-    pieces, places = cut(*batch, 12)
+    pieces = cut(*batch, 12)
 
     def value() -> Tensor:
         torch.manual_seed(0)
-        return loss(embed_pieces(model, pieces)[places].view(columns, -1, 32), labels)
+        return loss(embed_pieces(model, pieces).view(columns, -1, 32), labels)
 
     value().backward()
     parameters = [p for p in model.parameters() if p.grad is not None]
@@ -161,9 +163,9 @@ def test_the_gradient_under_dropout_is_that_of_the_very_masks(make_model, batch)
 def test_random_numbers_go_on_as_after_one_pass(make_model, batch):
     model = make_model(dropout=0.3)
     torch.manual_seed(0)
-    pieces, _ = cut(*batch, 12)
+    pieces = cut(*batch, 12)
     for piece in pieces:
-        model(*piece)
+        model(*piece[:3])
     expected = torch.rand(1)
     torch.manual_seed(0)
     step(model, batch, "cosent", max_tokens=12)
@@ -186,8 +188,8 @@ def test_autocast_of_the_forward_pass_holds_in_the_backward_pass(make_model, bat
     def run(max_tokens):
         model.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            pieces, places = cut(*batch, max_tokens)
-            loss = CoSENTLoss()(embed_pieces(model, pieces)[places].view(2, 6, 32), LOSSES["cosent"][2])
+            pieces = cut(*batch, max_tokens)
+            loss = CoSENTLoss()(embed_pieces(model, pieces).view(2, 6, 32), LOSSES["cosent"][2])
             if backward_inside:
                 loss.backward()
         if not backward_inside:
@@ -205,8 +207,8 @@ def test_a_scaled_loss_has_scaled_gradients(make_model, batch):  # as fp16 train
     model = make_model()
     _, expected = step(model, batch, "cosent")
     model.zero_grad()
-    pieces, places = cut(*batch, 12)
-    embeddings = embed_pieces(model, pieces)[places].view(2, 6, 32)
+    pieces = cut(*batch, 12)
+    embeddings = embed_pieces(model, pieces).view(2, 6, 32)
     (CoSENTLoss()(embeddings, LOSSES["cosent"][2]) * 1024).backward()
     for name, grad in gradients(model).items():
         assert_close(grad / 1024, expected[name], atol=1e-5, rtol=1e-4)
@@ -242,7 +244,7 @@ def test_all_pieces_but_the_last_run_backward_without_sync(make_model, batch):
         yield
         inside[0] = False
 
-    pieces, _ = cut(*batch, 12)
+    pieces = cut(*batch, 12)
     embeddings = embed_pieces(lambda *p: synced.append(not inside[0]) or model(*p), pieces, without_sync=without_sync)
     synced.clear()
     embeddings.sum().backward()
@@ -253,16 +255,19 @@ def test_a_filler_is_a_text_that_changes_nothing(make_model, batch):
     model = make_model()
     _, expected = step(model, batch, "cosent")
     model.zero_grad()
-    pieces, places = cut(*batch, 12)
+    pieces = cut(*batch, 12)
     more = [*pieces, filler(batch[0]), filler(batch[0])]
     embeddings = embed_pieces(model, more)
-    assert len(embeddings) == len(LENGTHS) + 2
-    CoSENTLoss()(embeddings[: len(LENGTHS)][places].view(2, 6, 32), LOSSES["cosent"][2]).backward()
+    assert len(embeddings) == len(LENGTHS)
+    CoSENTLoss()(embeddings.view(2, 6, 32), LOSSES["cosent"][2]).backward()
     for name, grad in gradients(model).items():
         assert_close(grad, expected[name], atol=1e-5, rtol=1e-4)
 
 
 def test_pieces_are_tokens_lengths_and_the_longest(batch):
-    (piece,), places = cut(*batch, 1000)
+    (piece,) = cut(*batch, 1000)
     assert isinstance(piece, Piece)
-    assert np.array_equal(places.numpy(), LENGTHS.argsort(descending=True, stable=True).argsort().numpy())
+    assert piece.max_length == 9
+    assert np.array_equal(
+        piece.places.argsort().numpy(), LENGTHS.argsort(descending=True, stable=True).argsort().numpy()
+    )
