@@ -164,10 +164,10 @@ def their_step(job: Job, pairs: list[list[str]]) -> Callable[[], None]:
     features = [model.preprocess([row[column] for row in pairs]) for column in (0, 1)]
     features = [{key: x.to(job.device) if torch.is_tensor(x) else x for key, x in part.items()} for part in features]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    model.forward = autocast(job)(model.forward)  # as its trainer does, in both passes
 
     def step() -> None:
-        with autocast(job):
-            value = loss(features, None)
+        value = loss(features, None)
         value.backward()
         optimizer.step()
         optimizer.zero_grad()

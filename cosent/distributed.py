@@ -4,7 +4,9 @@ Shapes: R ranks, K texts an example, B examples of this rank, D dimensions.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +20,9 @@ _Item = TypeVar("_Item")
 
 # by the group of all ranks; a group that is held on to after its end would take the process with it
 _cpu_groups: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+# The fastest rank waits for the slowest, and all for what the first does alone. One that is gone ends the connection.
+PATIENCE = timedelta(days=30)
 
 _ROWS_AT_ONCE = 65_536  # bounds the copies that are made for travelling
 
@@ -56,6 +61,18 @@ def on_first_rank(action: Callable[[], _Item]) -> _Item:
     if isinstance(shared[0], UserError):
         raise shared[0]
     return shared[0]
+
+
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """Let rank 0 through before the others, who then find what it has put into a cache."""
+    if rank() > 0:
+        gather_numbers(0)
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            gather_numbers(0)
 
 
 def gather_numbers(*numbers: int) -> list[list[int]]:
@@ -98,17 +115,13 @@ def gather_batch(
     most_columns, most_examples = (max(sizes) for sizes in zip(*shapes, strict=True))
     columns, examples = most_columns - embeddings.shape[0], most_examples - embeddings.shape[1]
 
-    def together(gathered: Tensor) -> Tensor:  # (R, ..., most examples) without what fills it up
-        parts = [part[..., :size] for part, (_, size) in zip(gathered, shapes, strict=True)]
-        return torch.cat(parts, dim=-1)
-
+    sizes = [size for _, size in shapes]
     padded = F.pad(embeddings, (0, 0, 0, examples, 0, columns))
-    rows = _GatherWithGradient.apply(padded).transpose(-1, -2)  # (R, most K, D, most B)
-    ids = _gather(F.pad(text_ids, (0, examples, 0, columns), value=no_text))
+    ids = F.pad(text_ids, (0, examples, 0, columns), value=no_text)
     return (
-        together(rows).transpose(-1, -2),
-        together(_gather(F.pad(labels, (0, examples)))) if labels is not None else None,
-        together(ids),
+        _together(_GatherWithGradient.apply(padded), sizes, dim=1),
+        _together(_gather(F.pad(labels, (0, examples))), sizes, dim=0) if labels is not None else None,
+        _together(_gather(ids), sizes, dim=1),
     )
 
 
@@ -137,7 +150,7 @@ def _cpu_group() -> Any:
     if distributed.get_backend(world) == "gloo":
         return world
     if world not in _cpu_groups:
-        _cpu_groups[world] = weakref.ref(distributed.new_group(backend="gloo"))
+        _cpu_groups[world] = weakref.ref(distributed.new_group(backend="gloo", timeout=PATIENCE))
     return _cpu_groups[world]()
 
 
@@ -146,6 +159,11 @@ def _gather(x: Tensor) -> Tensor:
     gathered = x.new_empty(num_ranks(), *x.shape)
     distributed.all_gather(list(gathered.unbind()), x.contiguous())
     return gathered
+
+
+def _together(gathered: Tensor, sizes: list[int], *, dim: int) -> Tensor:
+    """The ranks' parts (R, ...), without what fills them up, one behind the other."""
+    return torch.cat([part.narrow(dim, 0, size) for part, size in zip(gathered, sizes, strict=True)], dim)
 
 
 class _GatherWithGradient(torch.autograd.Function):

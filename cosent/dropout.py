@@ -4,6 +4,8 @@
 Here four elements share a draw of 64 bits, 16 for each.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -68,3 +70,32 @@ def use_fast_dropout(module: nn.Module) -> None:
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
                 setattr(parent, name, Dropout(child.p).train(child.training))
+
+
+def random_state(device: torch.device) -> list[Any]:
+    """What dropout is drawn from: on the CPU, its seeds, too, and on the device.
+
+    Args:
+        device: where the model is.
+
+    Returns:
+        States for `set_random_state`.
+    """
+    states = [torch.get_rng_state()]
+    return states if device.type == "cpu" else [*states, torch.get_device_module(device).get_rng_state(*_of(device))]
+
+
+def set_random_state(states: list[Any], device: torch.device) -> None:
+    """Draw again what was drawn from here on.
+
+    Args:
+        states: of `random_state`, for the same device.
+        device: where the model is.
+    """
+    torch.set_rng_state(states[0])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1], *_of(device))
+
+
+def _of(device: torch.device) -> list[torch.device]:
+    return [] if device.type == "mps" else [device]  # of which there is one

@@ -5,10 +5,6 @@ class UserError(ValueError):
     """Something that the caller gave is wrong: the message says what, where, and how to mend it."""
 
 
-class OutOfMemoryError(UserError):
-    """Memory ran out, on this process."""
-
-
 class DataError(UserError):
     """A data file is missing, empty, or holds rows that cannot be used."""
 

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from cosent.checkpoint import PoolingMode, read_settings, write_settings
-from cosent.dropout import use_fast_dropout
+from cosent.distributed import num_ranks
+from cosent.dropout import random_state, set_random_state, use_fast_dropout
 from cosent.errors import CheckpointError, UserError
 from cosent.packing import (
     Layers,
@@ -258,9 +258,11 @@ class SentenceBert(nn.Module):
         with tqdm(total=len(tokens), desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
             if dropout_seed is None:
                 return self._encode_tokens(tokens, batch_size, progress, share=share)
-            devices = [self.device] if self.device.type == "cuda" else []
-            with torch.random.fork_rng(devices):  # what others draw next must not depend on this
+            before = random_state(self.device)
+            try:
                 return self._encode_tokens(tokens, batch_size, progress, dropout_seed, share)
+            finally:  # what others draw next must not depend on this
+                set_random_state(before, self.device)
 
     def _encode_tokens(
         self,
@@ -282,8 +284,8 @@ class SentenceBert(nn.Module):
         self.train(dropout_seed is not None)
         try:
             for number, batch in enumerate(_batches(order, tokens.lengths, batch_size * _TYPICAL_LENGTH)):
-                progress.update(len(batch))
                 if number % step != first:
+                    progress.update(len(batch))
                     continue
                 if dropout_seed is not None:
                     torch.manual_seed(dropout_seed + number)  # the same whoever embeds the other batches
@@ -293,6 +295,7 @@ class SentenceBert(nn.Module):
                 finished.append((batch, self(input_ids.to(self.device), lengths.to(self.device), longest)))
                 if sum(len(done) for done, _ in finished) >= _FETCHED_TEXTS:
                     _fetch(finished, out)
+                progress.update(len(batch))
             _fetch(finished, out)
             if number % step < first:
                 # a model that is sharded over ranks runs on all of them or on none: one token, for nothing
@@ -448,7 +451,12 @@ class SentenceBert(nn.Module):
             CheckpointError: if they cannot be loaded.
         """
         saved = load_backbone(str(folder), dtype=self.backbone.dtype, trust_remote_code=self._trust_remote_code)
-        # unlike `load_state_dict`, it also fills weights that are sharded over ranks
+        if num_ranks() == 1:
+            self.backbone.load_state_dict(saved.state_dict())
+            return
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+        # it also fills weights that are sharded over ranks
         set_model_state_dict(self.backbone, saved.state_dict(), options=StateDictOptions(full_state_dict=True))
 
     def activation_checkpointing_enable(self, **options: Any) -> None:

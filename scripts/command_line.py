@@ -4,9 +4,9 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from transformers import HfArgumentParser
 
 from cosent import SentenceBert, TextDataset
 from cosent.data.layouts import DataFormat
-from cosent.errors import OutOfMemoryError, UserError
+from cosent.distributed import PATIENCE
+from cosent.errors import UserError
 from cosent.progress import is_watched
 
 # What a format's examples are called.
@@ -31,8 +32,8 @@ NOUNS: dict[DataFormat, str] = {
     "classes": "texts with a class",
 }
 
-# The fastest rank waits for the slowest, and all wait for what the first one does alone.
-_PATIENCE = timedelta(days=30)
+# Seconds in which a launcher ends the other ranks of one that has failed.
+_GRACE = 3.0
 
 # What gloo says where another rank is gone; NCCL ends the process.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
@@ -93,17 +94,21 @@ def joined_ranks() -> Iterator[None]:
     if launched_ranks()[1] == 1:
         yield
         return
-    distributed.init_process_group("gloo", timeout=_PATIENCE)  # nothing travels that would be worth a faster way
+    distributed.init_process_group("gloo", timeout=PATIENCE)  # nothing travels that would be worth a faster way
     try:
         yield
     finally:
         distributed.destroy_process_group()
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], *, if_lost: str = "") -> None:
     """Call a script's main; an error that the user can mend ends it with one message and exit status 1.
 
-    Of several ranks the first one speaks, and about errors the first one of each machine.
+    Of several ranks the first one speaks. Others say what is wrong only if that did not end the first one, too.
+
+    Args:
+        main: what to call.
+        if_lost: what can be done where another rank has ended.
     """
     rank, num_ranks = launched_ranks()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -113,27 +118,24 @@ def run(main: Callable[[], None]) -> None:
     if not is_watched():
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
-    if num_ranks == 1:
-        end_clearly(main)
-    else:
-        record(end_clearly)(main)  # the launcher then says what was wrong with the rank that failed first
+    # torchrun then says what was wrong with the rank that failed first
+    (_call if num_ranks == 1 else record(_call))(main, if_lost)
 
 
-def end_clearly(main: Callable[[], None]) -> None:
-    """Call a script's main; turn errors that need no traceback into a message and exit status 1."""
+def _call(main: Callable[[], None], if_lost: str) -> None:
     rank, num_ranks = launched_ranks()
     try:
         main()
     except UserError as error:
-        speaks = os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, OutOfMemoryError)
-        sys.exit((f"error on rank {rank}: " if rank else "error: ") + str(error) if speaks else 1)
+        if rank > 0:
+            time.sleep(_GRACE)
+        sys.exit(f"error on rank {rank}: {error}" if rank else f"error: {error}")
     except RuntimeError as error:
         if num_ranks == 1 or not any(message in str(error) for message in _LOST):
             raise
         sys.exit(
-            f"error on rank {rank}: another rank has ended, and this one cannot go on alone. The launcher says below "
-            "which was the first. --resume_from_checkpoint last goes on from the last checkpoint; "
-            "torchrun --max-restarts 3 does so by itself"
+            f"error on rank {rank}: another rank has ended, and this one cannot go on alone; the launcher says below "
+            f"which. {if_lost}"
         )
     except KeyboardInterrupt:
         sys.exit("interrupted")

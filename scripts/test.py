@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cosent import SentenceBert, TextDataset, load_data
 from cosent.data.layouts import DataFormat
+from cosent.distributed import first_rank_first
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import EvaluationOptions, evaluate
 from cosent.progress import is_watched
@@ -51,9 +52,10 @@ def test(model_args: ModelArguments, args: TestArguments) -> None:
     """Score; under a launcher, every rank embeds its share, and the first one says how good it is."""
     model = SentenceBert(**vars(model_args), device=choose_device(args.device))
     likely = likely_format(model)
-    data = load_data(args.test_data_path, model, likely_format=likely, **args.reading_options)
     index_path = args.index_data_path
-    index = load_data(index_path, model, likely_format="classes", **args.reading_options) if index_path else None
+    with first_rank_first():
+        data = load_data(args.test_data_path, model, likely_format=likely, **args.reading_options)
+        index = load_data(index_path, model, likely_format="classes", **args.reading_options) if index_path else None
     if index is not None and data.data_format != "classes":
         raise UserError(f"--index_data_path is for classes; {args.test_data_path} holds {NOUNS[data.data_format]}")
     decision = model.settings.decision

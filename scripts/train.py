@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from cosent.checkpoint import Decision, read_settings
 from cosent.data.datasets import Records, read_records
 from cosent.data.layouts import DataFormat
 from cosent.data.splits import split_by_component
-from cosent.distributed import on_first_rank
+from cosent.distributed import first_rank_first, on_first_rank
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import LOWER_IS_BETTER, EvaluationOptions, evaluate
 from cosent.losses import Loss
@@ -36,7 +37,7 @@ class Splits:
     test: TextDataset | None
 
 
-COMMAND_FILE = "command.txt"
+LAUNCH_FILE = "launch.txt"  # lies in a run's folder until it is finished
 
 # What each loss learns from where nobody says; infonce takes sentences, triplets, and the pairs that match.
 FORMAT_OF_LOSS: dict[str, DataFormat] = {"cosent": "pairs", "angle": "pairs", "batch_hard_triplet": "classes"}
@@ -62,7 +63,7 @@ def main() -> None:
     if args.resume_from_checkpoint:
         check_same_loss(args.resume_from_checkpoint, loss)
     model = SentenceBert(**vars(model_args), device=args.device)
-    with args.main_process_first():  # the others find its work in the cache
+    with first_rank_first():
         splits = load_splits(data_args, loss_args, model, args.seed)
     if splits.eval is None and args.eval_strategy != "no":
         raise UserError("there is no eval data: give --eval_data_path or --eval_fraction, or --eval_strategy no")
@@ -79,7 +80,8 @@ def main() -> None:
     print(batches(trainer.args, NOUNS[splits.train.data_format]))
     if is_first:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        (Path(args.output_dir) / COMMAND_FILE).write_text(command() + "\n", encoding="utf-8")
+        (Path(args.output_dir) / "command.txt").write_text(command() + "\n", encoding="utf-8")
+        note_launch(Path(args.output_dir) / LAUNCH_FILE)
     before = score(model, splits, evaluation)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
@@ -95,8 +97,10 @@ def main() -> None:
     for split, metrics in after.items():
         trainer.save_metrics(split, {f"{split}_{name}": value for name, value in metrics.items()}, combined=False)
     best.settings.decision = calibrate(data_args, after.get("eval"))
+    trainer.accelerator.wait_for_everyone()  # until all have read what is written now
     if is_first:
         best.save_settings(args.output_dir)
+        (Path(args.output_dir) / LAUNCH_FILE).unlink(missing_ok=True)
     compare(before, after, trainer.args)
     conclude(args.output_dir, best.settings.decision)
 
@@ -106,11 +110,29 @@ def command() -> str:
     return shlex.join(["python", "scripts/train.py", *sys.argv[1:]])
 
 
+def launch() -> str:
+    """What tells a launcher's run from others: its name, which may be the user's, and the command."""
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID', 'none')}\n{command()}\n"
+
+
+def is_restarted() -> bool:
+    """Whether a launcher has started this again, after some rank had ended."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def note_launch(path: Path) -> None:
+    """Write down which launcher began this run, and thereby when; not when it only starts it again."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and not (is_restarted() and path.exists()):
+        path.write_text(launch(), encoding="utf-8")
+
+
 def run_folder(args: CosentTrainingArguments, model_name: str) -> tuple[str, str | None]:
     """Where this run goes, and the checkpoint that it goes on from: a resumed run stays in its folder."""
     resume = args.resume_from_checkpoint
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and (begun := begun_run(args)):
-        return str(begun), last_checkpoint(begun)
+    if is_restarted() and (begun := begun_run(args)):
+        newest = last_checkpoint(begun, since=begun / LAUNCH_FILE)
+        if newest or not resume:
+            return str(begun), newest
     if resume and resume.lower() in ("true", "last"):
         resume = last_checkpoint(Path(args.output_dir))
         if resume is None:
@@ -123,20 +145,32 @@ def run_folder(args: CosentTrainingArguments, model_name: str) -> tuple[str, str
     return args.output_dir, None
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The latest checkpoint in a folder or below."""
+def last_checkpoint(folder: Path, since: Path | None = None) -> str | None:
+    """The latest checkpoint in a folder or below; with `since`, of those after that file, and not a run's end."""
     # the state is written last: a checkpoint without one was interrupted
     states = sorted(folder.glob("**/checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
+    if since is not None:
+        begun = since.stat().st_mtime
+        states = [path for path in states if path.stat().st_mtime >= begun and not is_end(read_state(path))]
     return str(states[-1].parent) if states else None
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """What the Trainer notes of a checkpoint."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def is_end(state: dict[str, Any]) -> bool:
+    """Whether a checkpoint is the last of its run: the Trainer would take a step more."""
+    return state["global_step"] >= state["max_steps"]
+
+
 def begun_run(args: CosentTrainingArguments) -> Path | None:
-    """The folder of this very command's run, which a launcher has started again: the latest that is not finished."""
+    """The folder of the run that this launcher began and now starts again, if it came so far."""
     folders = Path(args.output_dir).glob("*") if args.timestamp_output_dir else [Path(args.output_dir)]
-    commands = [path for folder in folders if (path := folder / COMMAND_FILE).is_file()]
-    for path in sorted(commands, key=lambda path: path.stat().st_mtime, reverse=True):
-        finished = (path.parent / "train_results.json").exists()
-        if not finished and path.read_text(encoding="utf-8").strip() == command():
+    launches = [path for folder in folders if (path := folder / LAUNCH_FILE).is_file()]
+    for path in sorted(launches, key=lambda path: path.stat().st_mtime, reverse=True):
+        if path.read_text(encoding="utf-8") == launch():
             return path.parent
     return None
 
@@ -147,7 +181,7 @@ def check_unfinished(checkpoint: Path, args: CosentTrainingArguments) -> None:
     if not path.is_file() or not checkpoint.name.startswith("checkpoint-"):
         hint = ", ".join(str(found) for found in sorted(checkpoint.glob("checkpoint-*"))) or "none below it either"
         raise UserError(f"{checkpoint} is no checkpoint to resume from ({hint})")
-    state = json.loads(path.read_text(encoding="utf-8"))
+    state = read_state(path)
     longer = args.num_train_epochs > state["num_train_epochs"] if args.max_steps <= 0 else False
     if state["global_step"] >= (args.max_steps if args.max_steps > 0 else state["max_steps"]) and not longer:
         raise UserError(f"{checkpoint} is the end of its run: there is nothing left to train")
@@ -241,9 +275,7 @@ def batches(args: CosentTrainingArguments, noun: str) -> str:
     compared = size * ranks if args.gather_across_devices else size
     parts = [f"batches: {compared:,} {noun} are compared with each other"]
     if ranks > 1:
-        parts.append(
-            f", {size:,} on each of {ranks} ranks" if args.gather_across_devices else f" on each of {ranks} ranks"
-        )
+        parts.append((f", {size:,}" if args.gather_across_devices else "") + f" on each of {ranks} ranks")
     if steps > 1:
         parts.append(f"; an update adds the gradients of {steps} such batches, and compares no more")
     return "".join(parts)
@@ -336,4 +368,8 @@ def conclude(folder: str, decision: Decision | None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(
+        main,
+        if_lost="--resume_from_checkpoint last goes on from the last checkpoint; torchrun --max-restarts 3 does so "
+        "by itself",
+    )

@@ -4,7 +4,6 @@ Shapes: n examples, K texts in one, N = K texts in one row here, T their tokens.
 """
 
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +11,7 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -240,7 +240,7 @@ def _to_arrow(examples: Iterable[Example]) -> tuple[Dataset, str]:
     """Write examples to an Arrow file that is named by its content; the rows and that name."""
     folder = Path(config.HF_DATASETS_CACHE) / "cosent"
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"unfinished-{os.getpid()}.arrow"
+    unfinished = folder / f"unfinished-{uuid4().hex}.arrow"  # machines that share it may have equal process ids
     content = blake2b(digest_size=16)
     examples = iter(examples)
     block = list(islice(examples, _ROWS_A_BLOCK))

@@ -12,22 +12,44 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
-from accelerate.data_loader import SeedableRandomSampler
+import torch
 from numpy.typing import NDArray
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, Sampler
 
 from cosent.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 
-class RowBatchSampler(BatchSampler):
-    """torch's: so many rows after each other of what another sampler yields, which may have epochs."""
+class RowBatchSampler:
+    """Batches of neighbours in the order of one of torch's samplers; a random order is another one in every epoch.
+
+    Args:
+        order: yields row numbers; has a length, and a `generator` if it is random.
+        batch_size: rows in a batch at most.
+        seed: of the order.
+        drop_last: leave out a last batch that is not full.
+    """
+
+    def __init__(self, order: Sampler[int], *, batch_size: int, seed: int = 0, drop_last: bool = False):
+        self.order = order
+        self.rows_per_batch = batch_size
+        self.drop_last = drop_last
+        self.seed = seed
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration gives."""
-        if isinstance(self.sampler, SeedableRandomSampler):
-            self.sampler.set_epoch(epoch)
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(BatchSampler(self.order, self.rows_per_batch, self.drop_last))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if hasattr(self.order, "generator"):
+            # what accelerate's SeedableRandomSampler does, so that one process and several have the same order
+            self.order.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from BatchSampler(self.order, self.rows_per_batch, self.drop_last)
 
 
 class ClassBatchSampler:

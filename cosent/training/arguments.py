@@ -268,7 +268,8 @@ class CosentTrainingArguments(TrainingArguments):
     )
     # Whatever the pooling leaves unused is frozen, so every weight has a gradient: nothing to look for in each step.
     ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Several processes: look for weights without a gradient in each step."}
+        default=False,
+        metadata={"help": "Several processes: look for weights that a step does not use, as some backbones have."},
     )
     # The batch's columns are the model's and the loss's together; the parent would keep only the model's.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Has nothing to remove here."})
@@ -297,8 +298,6 @@ class CosentTrainingArguments(TrainingArguments):
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
         if self.micro_batch_tokens and self.micro_batch_size:
             raise UserError("--micro_batch_tokens and --micro_batch_size say the same in two ways: give one of them")
-        if self.deepspeed and (self.micro_batch_tokens or self.micro_batch_size):
-            raise UserError("DeepSpeed runs the backward pass itself: no --micro_batch_tokens or --micro_batch_size")
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
             if self.early_stopping_patience is not None:
@@ -307,6 +306,8 @@ class CosentTrainingArguments(TrainingArguments):
             super().__post_init__()
         except ValueError as error:
             raise UserError(str(error)) from error
+        if self.auto_find_batch_size and self.world_size > 1:
+            raise UserError("--auto_find_batch_size tries sizes on one process; for several, take --micro_batch_tokens")
 
     @property
     def n_gpu(self) -> int:

@@ -13,22 +13,28 @@ Reference: Gao, Zhang, Han and Callan, "Scaling Deep Contrastive Learning Batch 
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cosent.dropout import random_state, set_random_state
 from cosent.packing import sort_by_length
 
 
 class Piece(NamedTuple):
-    """Texts that are embedded together: tokens (t,), lengths (n,), the longest of these, and (n,) their places."""
+    """Texts that are embedded together: tokens (t,), lengths (n,), the longest of these, and their places, if any."""
 
     input_ids: Tensor
     lengths: Tensor
     max_length: int
-    places: Tensor
+    places: Tensor | slice
+
+    @property
+    def num_kept(self) -> int:
+        """How many of its embeddings have a place."""
+        return self.places.stop if isinstance(self.places, slice) else len(self.places)
 
 
 Embed = Callable[[Tensor, Tensor, int], Tensor]  # tokens, lengths, the longest -> (n, D)
@@ -60,6 +66,17 @@ def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int) -> list[Piece]:
     return [Piece(*piece) for piece in zip(input_ids.split(tokens), lengths.split(sizes), longest, places, strict=True)]
 
 
+def whole(input_ids: Tensor, lengths: Tensor, max_length: int) -> Piece:
+    """A flat batch as one piece.
+
+    Args:
+        input_ids: (T,) text after text.
+        lengths: (N,) summing to T.
+        max_length: of the lengths.
+    """
+    return Piece(input_ids, lengths, max_length, slice(len(lengths)))
+
+
 def filler(like: Tensor) -> Piece:
     """A piece of one token, for a rank that has fewer pieces than others: all of them have to run the model alike.
 
@@ -69,7 +86,7 @@ def filler(like: Tensor) -> Piece:
     Returns:
         A piece without a place: nothing is kept of it.
     """
-    return Piece(like.new_zeros(1), like.new_ones(1), 1, like.new_empty(0))
+    return Piece(like.new_zeros(1), like.new_ones(1), 1, slice(0))
 
 
 def embed_pieces(
@@ -92,7 +109,8 @@ def embed_pieces(
         (N, D) embeddings, each in its place. Their gradient can be asked for once.
     """
     if len(pieces) == 1:
-        return _embed(embed, pieces[0])[pieces[0].places.argsort()]
+        embeddings, places = _embed(embed, pieces[0]), pieces[0].places
+        return embeddings if isinstance(places, slice) else embeddings[places.argsort()]
     # nothing else would tell autograd that the weights depend on what is computed here
     anchor = torch.empty(0, requires_grad=trainable)
     return _Cached.apply(anchor, embed, pieces, without_sync)
@@ -111,10 +129,10 @@ class _Cached(torch.autograd.Function):
         ctx.random_states = []
         out = torch.empty(0)
         for number, piece in enumerate(pieces):
-            ctx.random_states.append(_random_state(device))
+            ctx.random_states.append(random_state(device))
             embeddings = _embed(embed, piece)
             if number == 0:
-                out = embeddings.new_empty(sum(len(piece.places) for piece in pieces), embeddings.shape[1])
+                out = embeddings.new_empty(sum(piece.num_kept for piece in pieces), embeddings.shape[1])
             out[piece.places] = embeddings
         return out
 
@@ -122,30 +140,18 @@ class _Cached(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[None, ...]:
         device = grad.device
-        after = _random_state(device)
+        after = random_state(device)
         torch.clear_autocast_cache()  # weights that the first pass has cast know of no gradient
         for number, (piece, state) in enumerate(zip(ctx.pieces, ctx.random_states, strict=True)):
             is_last = number == len(ctx.pieces) - 1
             with nullcontext() if is_last else ctx.without_sync():
-                _set_random_state(state, device)
+                set_random_state(state, device)
                 with torch.enable_grad(), torch.autocast(**ctx.autocast):
                     embeddings = _embed(ctx.embed, piece)
                 embeddings.backward(grad[piece.places])
-        _set_random_state(after, device)
+        set_random_state(after, device)
         return None, None, None, None
 
 
 def _embed(embed: Embed, piece: Piece) -> Tensor:
-    return embed(piece.input_ids, piece.lengths, piece.max_length)[: len(piece.places)]  # none of a filler
-
-
-def _random_state(device: torch.device) -> list[Any]:
-    """What random numbers are drawn from: on the CPU, by dropout's seeds, too, and on the device."""
-    states = [torch.get_rng_state()]
-    return states if device.type == "cpu" else [*states, torch.get_device_module(device).get_rng_state(device)]
-
-
-def _set_random_state(states: list[Any], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states[1], device)
+    return embed(piece.input_ids, piece.lengths, piece.max_length)[: piece.num_kept]

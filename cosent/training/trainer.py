@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
@@ -23,15 +23,19 @@ from cosent.data.collator import TokenBatchCollator
 from cosent.data.datasets import TextDataset
 from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler, RankBatchSampler, RowBatchSampler
 from cosent.distributed import gather_batch, gather_numbers, num_ranks, rank
-from cosent.errors import OutOfMemoryError, UserError
+from cosent.errors import UserError
 from cosent.evaluation.evaluators import EvaluationOptions, default_metric, evaluate, metric_names
 from cosent.losses import Loss
 from cosent.losses.shapes import NO_TEXT
 from cosent.modeling import SentenceBert
 from cosent.training.arguments import CosentTrainingArguments
-from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler
+from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler, whole
 
 logger = logging.getLogger(__name__)
+
+Batches = RankBatchSampler | RowBatchSampler | ClassBatchSampler | DistinctTextBatchSampler
+
+_NO_STEP = "no batch is full, and --dataloader_drop_last leaves such out: there is no step"
 
 # What a loss's statistic says when it is mostly 1.
 _WARNINGS = {
@@ -101,9 +105,9 @@ class CosentTrainer(Trainer):
             eval_dataset=eval_dataset,  # the parent asks for its length alone
             callbacks=callbacks,
         )
-        if args.auto_find_batch_size and num_ranks() > 1:
-            raise UserError("--auto_find_batch_size tries sizes on one process; for several, take --micro_batch_tokens")
+        self._check_engine()
         self._gathers = args.gather_across_devices and num_ranks() > 1
+        self._in_pieces = bool(args.micro_batch_tokens or args.micro_batch_size)
         self._examples = train_dataset
         self._batches = self._make_batches() if train_dataset is not None else None
         self.add_callback(_SetEpoch(self))
@@ -123,14 +127,27 @@ class CosentTrainer(Trainer):
         model.settings.loss = describe_loss(loss)
         model.settings.decision = None  # a threshold belongs to the weights that it was chosen for
 
+    def _check_engine(self) -> None:
+        """Refuse what would go wrong later: flags and a launcher's own configuration both lead here."""
+        if self.is_deepspeed_enabled and (self.args.micro_batch_tokens or self.args.micro_batch_size):
+            raise UserError("DeepSpeed runs the backward pass itself: no --micro_batch_tokens or --micro_batch_size")
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and (plugin.fsdp_version != 2 or "FULL_STATE_DICT" not in str(plugin.state_dict_type)):
+            raise UserError(
+                "only FSDP2 with whole checkpoints is known to work, got "
+                f"version {plugin.fsdp_version} with {plugin.state_dict_type}; with accelerate launch, "
+                "give --fsdp_version 2 --fsdp_state_dict_type FULL_STATE_DICT"
+            )
+
     def get_train_dataloader(self) -> DataLoader:
         """The parent's, or one over this rank's share of batches that all ranks go through together."""
         if self._train_batch_size != self.args.train_batch_size:  # --auto_find_batch_size has made it smaller
+            self._statistics, self._statistics_steps = {}, 0
             self._batches = self._make_batches()
         if self._batches is None:
             plain = super().get_train_dataloader()
             if not len(plain):
-                raise UserError("no batch is full, and --dataloader_drop_last leaves such out: there is no step")
+                raise UserError(_NO_STEP)
             return plain
         dataset: Any = self.train_dataset
         loader = DataLoader(
@@ -141,14 +158,25 @@ class CosentTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            in_order=self.args.dataloader_in_order,
         )
         if not self._gathers:
             return self.accelerator.prepare(loader)
         # the batches are dealt out already: what accelerate would deal out again, it takes for one process's
-        alone = {"num_processes": 1, "process_index": 0}
-        return prepare_data_loader(loader, self.accelerator.device, put_on_device=True, **alone)
+        return prepare_data_loader(
+            loader,
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            non_blocking=self.accelerator.non_blocking,
+        )
 
-    def _make_batches(self) -> RankBatchSampler | RowBatchSampler | ClassBatchSampler | DistinctTextBatchSampler | None:
+    def _get_eval_sampler(self, eval_dataset: Any) -> None:
+        return None  # evaluation takes its dataset as a whole, in an order of its own
+
+    def _make_batches(self) -> Batches | None:
         """The rows of each batch; None where the parent makes them."""
         dataset, args = self._examples, self.args
         assert dataset is not None  # the parent asks first
@@ -166,11 +194,9 @@ class CosentTrainer(Trainer):
             return None
         else:
             order: Any = self._get_train_sampler()
-            if isinstance(order, RandomSampler):  # as the parent's data loader has it on one process
-                order = SeedableRandomSampler(order.data_source, data_seed=seed)
-            batches = RowBatchSampler(order, rows, args.dataloader_drop_last)
+            batches = RowBatchSampler(order, batch_size=rows, seed=seed, drop_last=args.dataloader_drop_last)
         if not len(batches):
-            raise UserError(f"no batch of {rows} is full, and --dataloader_drop_last leaves such out: there is no step")
+            raise UserError(_NO_STEP)
         return RankBatchSampler(batches, rank=rank(), num_ranks=shares) if self._gathers else batches
 
     def compute_loss(
@@ -184,7 +210,9 @@ class CosentTrainer(Trainer):
         columns: int = inputs["num_columns"]  # type: ignore[assignment]
         ids = inputs["text_ids"].view(columns, -1)  # (K, B)
         pieces = self._pieces(inputs)
-        counts = gather_numbers(len(pieces), *ids.shape)  # R times
+        mine = len(pieces), *ids.shape
+        # otherwise all ranks have one piece, and their shapes are their own affair
+        counts = gather_numbers(*mine) if self._gathers or self._in_pieces else [list(mine)]
         num_fillers = max(count for count, *_ in counts) - len(pieces)
         embeddings = embed_pieces(
             model,
@@ -218,8 +246,7 @@ class CosentTrainer(Trainer):
         if self.args.micro_batch_size:
             num_examples = len(inputs["text_ids"]) // int(inputs["num_columns"])
             return cut(input_ids, lengths, math.ceil(len(input_ids) * self.args.micro_batch_size / num_examples))
-        places = torch.arange(len(lengths), device=lengths.device)
-        return [Piece(input_ids, lengths, int(inputs["max_length"]), places)]
+        return [whole(input_ids, lengths, int(inputs["max_length"]))]
 
     def _keep_statistics(self, embeddings: Tensor, labels: Tensor | None, text_ids: Tensor) -> None:
         statistics = self.loss.statistics(embeddings, labels, text_ids)
@@ -235,18 +262,25 @@ class CosentTrainer(Trainer):
         except RuntimeError as error:
             if self.args.auto_find_batch_size or not should_reduce_batch_size(error):
                 raise
-            raise OutOfMemoryError(self._describe_shortage(inputs)) from error
+            raise UserError(self._describe_shortage(inputs)) from error
 
     def _describe_shortage(self, inputs: dict[str, Tensor]) -> str:
+        inputs = {name: x.cpu() if isinstance(x, Tensor) else x for name, x in inputs.items()}
         num_examples = len(inputs["text_ids"]) // int(inputs["num_columns"])
         num_tokens = len(inputs["input_ids"])
         pieces = self._pieces(inputs)
         most = max((len(piece.input_ids) for piece in pieces), default=0)
         at_a_time = f", {most:,} of them at a time" if len(pieces) > 1 else ""
+        pieces_flag = f"--micro_batch_tokens {max(most // 2, 1)}"
+        if self.args.micro_batch_size:
+            pieces_flag = f"--micro_batch_size {max(self.args.micro_batch_size // 2, 1)}"
+        batch_flag = f"--per_device_train_batch_size {max(num_examples // 2, 1)}"
+        if self._examples is not None and self._examples.data_format == "classes":
+            batch_flag = f"--classes_per_batch {max(self.args.classes_per_batch // 2, 2)}"
         return (
             f"out of memory at a batch of {num_examples:,} examples with {num_tokens:,} tokens{at_a_time}. "
-            f"--micro_batch_tokens {max(most // 2, 1)} would embed it in smaller pieces, with the same result in a "
-            f"little more time; --per_device_train_batch_size {max(num_examples // 2, 1)} would make it smaller"
+            f"{pieces_flag} would embed it in smaller pieces, with the same result for one more forward pass; "
+            f"{batch_flag} would make it smaller"
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -276,6 +310,11 @@ class CosentTrainer(Trainer):
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
             self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # each rank writes its own; the state, which comes next, says that the checkpoint is whole
+        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # the parent looks for its own weight names, finds none of them, and goes on with the weights it has
@@ -341,9 +380,11 @@ def _collator(dataset: TextDataset) -> TokenBatchCollator:
 
 
 def _class_batches(dataset: TextDataset, rows: int, samples_per_class: int, seed: int) -> ClassBatchSampler:
+    if rows < 2 * samples_per_class:
+        raise UserError(f"two classes of {samples_per_class} rows do not fit into memory: lower --samples_per_class")
     sampler = ClassBatchSampler(
         dataset.labels,
-        classes_per_batch=max(2, rows // samples_per_class),
+        classes_per_batch=rows // samples_per_class,
         samples_per_class=samples_per_class,
         seed=seed,
     )

@@ -2,7 +2,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from accelerate.data_loader import SeedableRandomSampler
+from torch.utils.data import BatchSampler, RandomSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler, RankBatchSampler, RowBatchSampler
 from cosent.errors import DataError
@@ -125,9 +128,15 @@ def test_no_step_is_an_error_before_training():
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
 @pytest.mark.parametrize("num_rows", [60, 61, 67])
-def test_ranks_share_each_batch_out_evenly_and_in_order(num_rows, num_ranks):
+@pytest.mark.parametrize("kind", ["random", "by length"])
+def test_ranks_share_each_batch_out_evenly_and_in_order(num_rows, num_ranks, kind):
+    def order():
+        lengths = [5 + row % 7 for row in range(num_rows)]
+        return RandomSampler(range(num_rows)) if kind == "random" else LengthGroupedSampler(12, lengths=lengths)
+
     def batches() -> RowBatchSampler:
-        return RowBatchSampler(SeedableRandomSampler(range(num_rows), data_seed=3), 12, drop_last=False)
+        torch.seed()  # the order must not depend on what a rank has drawn
+        return RowBatchSampler(order(), batch_size=12, seed=3)
 
     ranks = [RankBatchSampler(batches(), rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
     orders = []
@@ -145,3 +154,12 @@ def test_ranks_share_each_batch_out_evenly_and_in_order(num_rows, num_ranks):
         orders.append([row for share in shares for rows in share for row in rows])
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(num_rows))
     assert orders[0] != orders[1]
+
+
+def test_several_ranks_have_the_order_of_one_process():
+    for epoch in (0, 2):
+        sampler = RowBatchSampler(RandomSampler(range(50)), batch_size=8, seed=11)
+        sampler.set_epoch(epoch)
+        theirs = SeedableRandomSampler(range(50), data_seed=11)  # what accelerate puts in the place of torch's
+        theirs.set_epoch(epoch)
+        assert list(sampler) == list(BatchSampler(theirs, 8, drop_last=False))

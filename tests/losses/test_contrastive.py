@@ -5,8 +5,10 @@ import torch
 from sentence_transformers.sentence_transformer import losses as peer_losses
 from torch.testing import assert_close
 
+from cosent.losses import contrastive
 from cosent.losses.contrastive import InfoNCELoss
 from cosent.losses.shapes import NO_TEXT
+from tests.losses.tensor_sizes import TensorSizes
 from tests.losses.test_ranking import EXACT, PEER, loss_and_gradient
 
 SCALE = 7.0
@@ -55,11 +57,18 @@ def naive(form, embeddings, ids):
     )
 
 
+@pytest.fixture(params=["at once", "some at a time"])
+def blocks(request, monkeypatch):
+    """The loss takes all anchors at once, or a few: of 9 or more candidates, one or two."""
+    if request.param == "some at a time":
+        monkeypatch.setattr(contrastive, "_MAX_SCORES", 20)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("columns", [2, 3, 4])
 @pytest.mark.parametrize("size", [1, 2, 9])
 @pytest.mark.parametrize("texts", ["distinct", "repeated", "twice"])
-def test_value_and_gradient_equal_the_naive_loops(form, columns, size, texts):
+def test_value_and_gradient_equal_the_naive_loops(form, columns, size, texts, blocks):
     torch.manual_seed(size)
     embeddings = torch.randn(columns, size, 5, dtype=torch.float64)
     ids = {
@@ -154,7 +163,7 @@ def test_wrong_shapes_are_named(embeddings, ids, message):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_places_without_a_text_are_nobodys_candidates(form):
+def test_places_without_a_text_are_nobodys_candidates(form, blocks):
     torch.manual_seed(0)
     embeddings = torch.randn(4, 3, 5, dtype=torch.float64)
     ids = torch.arange(12).view(4, 3)
@@ -204,3 +213,14 @@ def test_views_that_do_not_differ_are_noticed(noise, ids, identical):
     view = torch.randn(2, 8)
     embeddings = torch.stack([view, view + noise * torch.randn(2, 8)])
     assert InfoNCELoss().statistics(embeddings, text_ids=torch.tensor(ids))["identical_views"] == identical
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_tensor_holds_all_scores(form, monkeypatch):
+    monkeypatch.setattr(contrastive, "_MAX_SCORES", 1_000)
+    embeddings = torch.randn(2, 100, 4, requires_grad=True)
+    loss = InfoNCELoss(**FORMS[form])
+    with TensorSizes() as sizes:
+        loss(embeddings).backward()
+        loss.statistics(embeddings.detach())
+    assert sizes.largest <= 1_000

@@ -5,12 +5,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from tests.conftest import DATA, ROOT
 from tests.scripts.conftest import launch, read_json, run_script, torchrun
 
-PLAIN = ["--optim=sgd", "--learning_rate=0.02", "--max_grad_norm=0", "--lr_scheduler_type=constant", "--dropout=0"]
+PLAIN = ["--optim=sgd", "--learning_rate=0.005", "--max_grad_norm=0", "--lr_scheduler_type=constant", "--dropout=0"]
 
 # Data, the size of a batch, and what makes a batch smaller in pieces; 61 rows leave a last batch of 1.
 TASKS = {
@@ -138,8 +139,24 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on_to_the_same_end(fla
     assert restarted.status == 0, restarted.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert_same_run(tmp_path / "whole", folder)
-    state = read_json(folder / "trainer_state.json")
-    assert state["global_step"] == 12
+    assert read_json(folder / "trainer_state.json")["global_step"] == 12
+    assert not (folder / "launch.txt").exists()
+    states = [torch.load(folder / "checkpoint-10" / f"rng_state_{rank}.pth", weights_only=False) for rank in (0, 1)]
+    assert not torch.equal(states[0]["cpu"], states[1]["cpu"])  # each rank draws dropout of its own
+
+
+def test_an_error_of_one_rank_alone_is_said_by_it(tiny_bert, tmp_path):
+    code = (
+        "import os, sys; sys.path.insert(0, 'scripts'); import command_line as c; from cosent import UserError\n"
+        "def main():\n"
+        "    if os.environ['RANK'] == '1': raise UserError('this one is full')\n"
+        "    import time; time.sleep(60)\n"
+        "c.run(main)\n"
+    )
+    (tmp_path / "one_fails.py").write_text(code)
+    done = launch("torchrun", "--nproc_per_node=2", tmp_path / "one_fails.py")
+    assert done.status == 1
+    assert "error on rank 1: this one is full" in done.stderr
 
 
 @pytest.mark.slow
