@@ -3,12 +3,12 @@
     python benchmarks/large_batch.py --data data/train.txt --dtype bf16
     python benchmarks/large_batch.py --data stsb_en/train.tsv --dtype fp32 --sizes 64 256 1024 4096
 
-"pieces" is gradient caching, in pieces of as many tokens as 32 pairs have on average; "at once" is the same step
-without it. sentence-transformers has a cached loss for InfoNCE, and none for CoSENT or triplets; its mini-batches hold
-64 texts, as many as 32 pairs. A step is forward, loss, backward and AdamW, dropout on; texts are tokenised before.
-Pairs are drawn from the data, again and again where it has fewer. Each cell is a process of its own; time is the best
-of up to three steps, one where a step takes long. Memory is what training adds to the process at its peak, the model
-included. What is likely to need more than --max_gib or --max_seconds, going by the size before, is not run.
+"pieces" is gradient caching, in pieces of as many tokens as --piece pairs have on average; "at once" is the same
+step without it. sentence-transformers has a cached loss for InfoNCE, and none for CoSENT or triplets; its mini-batches
+hold as many texts as that many pairs have. A step is forward, loss, backward and AdamW, dropout on; texts are tokenised
+before. Pairs are drawn from the data, again and again where it has fewer. Each cell is a process of its own; time is
+the best of up to three steps, one where a step takes long. Memory is what training adds to the process at its peak, the
+model included. What is likely to need more than --max_gib or --max_seconds, going by the size before, is not run.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from measuring import default_device, in_own_process, machine, table, wait_for
 from shapes import BUNDLED
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PIECE = 32  # pairs
 LONG = 10.0  # seconds: such a step is timed once
 
 
@@ -35,6 +34,7 @@ class Job:
     side: str  # "at once", "pieces" or "theirs"
     loss: str
     size: int
+    piece: int
     model: str
     data: str
     dtype: str
@@ -55,7 +55,7 @@ def main() -> None:
             for side in sides:
                 cells[side] = likely(taken[side], args)
                 if not cells[side]:
-                    job = Job(side, loss, size, args.model, args.data, args.dtype, args.device)
+                    job = Job(side, loss, size, args.piece, args.model, args.data, args.dtype, args.device)
                     taken[side].append(in_own_process(seconds_of_a_step, job, private=True))
                     cells[side] = f"{taken[side][-1][0]:.2f} s, {taken[side][-1][1] / 2**30:.2f} GiB"
                     print(loss, size, side, cells[side], flush=True)
@@ -65,7 +65,8 @@ def main() -> None:
             rows[-1] += ratios(taken)
     header = ["loss, pairs", "at once", "pieces", "theirs, cached"]
     print(
-        "\n" + table([*header, "time, pieces / at once", "memory, pieces / 64 at once", "time, theirs / pieces"], rows)
+        "\n"
+        + table([*header, "time, pieces / at once", "memory, pieces / smallest at once", "time, theirs / pieces"], rows)
     )
 
 
@@ -76,6 +77,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default=str(BUNDLED))
     parser.add_argument("--losses", nargs="+", choices=("cosent", "infonce"), default=["cosent", "infonce"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256, 1024, 4096, 16384])
+    parser.add_argument("--piece", type=int, default=64, help="pairs whose tokens are embedded at a time")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--device", default=str(default_device()))
     parser.add_argument("--max_gib", type=float, default=18.0)
@@ -143,7 +145,7 @@ def our_step(job: Job, pairs: list[list[str]]) -> Callable[[], None]:
     def step() -> None:
         with autocast(job):
             if job.side == "pieces":
-                embeddings = embed_pieces(model, cut(input_ids, lengths, len(input_ids) * PIECE // job.size))
+                embeddings = embed_pieces(model, cut(input_ids, lengths, len(input_ids) * job.piece // job.size))
             else:
                 embeddings = model(input_ids, lengths, int(lengths.max()))
             value = loss(embeddings.view(2, job.size, -1), labels)
@@ -160,7 +162,7 @@ def their_step(job: Job, pairs: list[list[str]]) -> Callable[[], None]:
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
     model = SentenceTransformer(job.model, device=job.device).train()
-    loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=2 * PIECE)
+    loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=2 * job.piece)
     features = [model.preprocess([row[column] for row in pairs]) for column in (0, 1)]
     features = [{key: x.to(job.device) if torch.is_tensor(x) else x for key, x in part.items()} for part in features]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)

@@ -79,18 +79,9 @@ def main() -> None:
     )
     print(batches(trainer.args, NOUNS[splits.train.data_format]))
     if is_first:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        (Path(args.output_dir) / "command.txt").write_text(command() + "\n", encoding="utf-8")
-        note_launch(Path(args.output_dir) / LAUNCH_FILE)
+        begin_folder(Path(args.output_dir))
     before = score(model, splits, evaluation)
-    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model()
-    trainer.save_metrics("train", result.metrics, combined=False)
-    trainer.save_state()
-    trainer.accelerator.wait_for_everyone()  # until the first rank has written the model
-    report_unordered(trainer.state.log_history)
-    if trainer.state.best_global_step:
-        print(f"Kept the best of {trainer.state.global_step} steps: step {trainer.state.best_global_step}")
+    train(trainer)
     # what is measured from here on is the checkpoint as anybody will load it
     best = SentenceBert(args.output_dir, device=args.device, trust_remote_code=model_args.trust_remote_code)
     after = score(best, splits, evaluation)
@@ -103,6 +94,25 @@ def main() -> None:
         (Path(args.output_dir) / LAUNCH_FILE).unlink(missing_ok=True)
     compare(before, after, trainer.args)
     conclude(args.output_dir, best.settings.decision)
+
+
+def begin_folder(folder: Path) -> None:
+    """Make a run's folder, and note by which command and launcher."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "command.txt").write_text(command() + "\n", encoding="utf-8")
+    note_launch(folder / LAUNCH_FILE)
+
+
+def train(trainer: CosentTrainer) -> None:
+    """Train, keep the best, save it on the first rank."""
+    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_metrics("train", result.metrics, combined=False)
+    trainer.save_state()
+    trainer.accelerator.wait_for_everyone()  # until the first rank has written
+    report_unordered(trainer.state.log_history)
+    if trainer.state.best_global_step:
+        print(f"Kept the best of {trainer.state.global_step} steps: step {trainer.state.best_global_step}")
 
 
 def command() -> str:

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -155,3 +156,43 @@ def test_profile_step_shares_out_the_whole_step(tiny_bert: Path):
     assert header == ["kind", "share"]
     assert sum(float(row[1].rstrip("%")) for row in rows) == pytest.approx(100, abs=1)
     assert {"matrix products", "attention", "dropout", "optimizer"} <= {row[0] for row in rows}
+
+
+@pytest.mark.slow
+def test_large_batches_beside_the_peer(minilm):
+    header, rows = table_of(
+        printed("large_batch.py", "--sizes", "4", "16", "--piece", "4", "--dtype", "fp32", "--device", "cpu")
+    )
+    assert [row[0] for row in rows] == ["cosent, 4", "cosent, 16", "infonce, 4", "infonce, 16"]
+    assert all(re.fullmatch(r"[\d.]+ s, [\d.]+ GiB", cell) for row in rows for cell in row[1:3])
+    assert [row[3] == "has none" for row in rows] == [True, True, False, False]
+    assert all(float(row[4]) > 0 and float(row[5]) > 0 for row in rows)
+    assert len(header) == 7
+
+
+@pytest.mark.slow
+def test_what_would_be_too_much_is_not_run(minilm):
+    _, rows = table_of(printed("large_batch.py", "--losses", "cosent", "--sizes", "4", "4000", "--max_seconds", "0.1"))
+    assert rows[1][1:3] == ["not run: time", "not run: time"]
+
+
+@pytest.mark.slow
+def test_quality_by_batch_tunes_keeps_its_runs_and_draws_them(tiny_bert, tmp_path):
+    zh = ROOT / "data" / "zh"
+    flags = [
+        *("--cpu", "--model_name_or_path", str(tiny_bert), "--results", str(tmp_path / "runs.jsonl")),
+        *("--train_data_path", str(zh / "train.txt"), "--eval_data_path", str(zh / "dev.txt")),
+        *("--test_data_path", str(zh / "test.txt"), "--batches", "64", "192", "--epochs", "1", "--seeds", "1", "2"),
+    ]
+    _, rows = table_of(printed("batch_quality.py", *flags))
+    assert [row[:2] for row in rows] == [["64", "6"], ["192", "2"]]
+    runs = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    for batch in (64, 192):
+        tried = [run for run in runs if run["batch"] == batch and run["seed"] == 1]
+        assert len(tried) >= 3
+        best = max(tried, key=lambda run: run["eval_quality"])
+        (other,) = [run for run in runs if run["batch"] == batch and run["seed"] == 2]
+        assert other["learning_rate"] == best["learning_rate"]
+    again = printed("batch_quality.py", *flags)
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == len(runs)  # nothing is trained twice
+    assert table_of(again)[1] == rows

@@ -141,7 +141,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on_to_the_same_end(fla
     assert_same_run(tmp_path / "whole", folder)
     assert read_json(folder / "trainer_state.json")["global_step"] == 12
     assert not (folder / "launch.txt").exists()
-    states = [torch.load(folder / "checkpoint-10" / f"rng_state_{rank}.pth", weights_only=False) for rank in (0, 1)]
+    states = [torch.load(folder / "checkpoint-12" / f"rng_state_{rank}.pth", weights_only=False) for rank in (0, 1)]
     assert not torch.equal(states[0]["cpu"], states[1]["cpu"])  # each rank draws dropout of its own
 
 
