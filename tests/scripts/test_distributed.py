@@ -121,7 +121,9 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on_to_the_same_end(fla
     arguments = flags("cosent", tmp_path / "whole", *saving)
     assert torchrun(2, "train.py", *arguments).status == 0
     dying = [str(ROOT / "tests" / "scripts" / "dying_rank.py"), str(ROOT / "scripts" / "train.py")]
-    ended = launch("torchrun", "--nproc_per_node=2", *dying, *flags("cosent", tmp_path / "ended", *saving))
+    # the launcher looks every two seconds, so that the other rank has the time to speak
+    how = ["--nproc_per_node=2", "--monitor-interval=2", *dying]
+    ended = launch("torchrun", *how, *flags("cosent", tmp_path / "ended", *saving))
     assert ended.status == 1
     assert "Signal 9 (SIGKILL)" in ended.stderr
     assert "error on rank 0: another rank has ended" in ended.stderr
