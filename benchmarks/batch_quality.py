@@ -6,7 +6,8 @@
 For each batch size the learning rate is tuned on the eval data with the first seed: from a start that grows with the
 square root of the batch, it is doubled or halved for as long as that helps. The other seeds then train with it. A run's
 last model counts. Runs are kept in --results, one a line: a study that was interrupted goes on, and
-`--plot quality.png` draws what is there (with matplotlib).
+`--plot quality.png` draws what is there (with matplotlib). A run is known by its task, model, batch, learning rate,
+seed and epochs: other data wants another file of results.
 """
 
 import json
@@ -73,7 +74,9 @@ def main() -> None:
         tuned = tune(args, batch, runs)
         for seed in args.seeds[1:]:
             once(args, batch, tuned.learning_rate, seed, runs)
-    report([run for run in runs.values() if run.task == args.task and run.epochs == args.epochs], args.seeds)
+    model = Path(args.model_name_or_path).name
+    this_study = (args.task, model, args.epochs)
+    report([run for run in runs.values() if (run.task, run.model, run.epochs) == this_study], args.seeds)
     if args.plot:
         draw(list(runs.values()), args.plot)
 

@@ -5,10 +5,11 @@
 
 "pieces" is gradient caching, in pieces of as many tokens as --piece pairs have on average; "at once" is the same
 step without it. sentence-transformers has a cached loss for InfoNCE, and none for CoSENT or triplets; its mini-batches
-hold as many texts as that many pairs have. A step is forward, loss, backward and AdamW, dropout on; texts are tokenised
-before. Pairs are drawn from the data, again and again where it has fewer. Each cell is a process of its own; time is
-the best of up to three steps, one where a step takes long. Memory is what training adds to the process at its peak, the
-model included. What is likely to need more than --max_gib or --max_seconds, going by the size before, is not run.
+hold as many texts as that many pairs have. The triplet loss takes the texts of the pairs, in classes of four. A step
+is forward, loss, backward and AdamW, dropout on; texts are tokenised before. Pairs are drawn from the data, again and
+again where it has fewer. Each cell is a process of its own; time is the best of up to three steps, one where a step
+takes long. Memory is what training adds to the process at its peak, the model included. What is likely to need more
+than --max_gib or --max_seconds, going by the size before, is not run.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from measuring import default_device, in_own_process, machine, table, wait_for
 from shapes import BUNDLED
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LOSSES = ("cosent", "infonce", "batch_hard_triplet")
 LONG = 10.0  # seconds: such a step is timed once
 
 
@@ -75,7 +77,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", default="data/train.txt", help="tab-separated pairs and labels, without a header")
     parser.add_argument("--model", default=str(BUNDLED))
-    parser.add_argument("--losses", nargs="+", choices=("cosent", "infonce"), default=["cosent", "infonce"])
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256, 1024, 4096, 16384])
     parser.add_argument("--piece", type=int, default=64, help="pairs whose tokens are embedded at a time")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
@@ -130,7 +132,7 @@ def seconds_of_a_step(job: Job) -> float:
 
 def our_step(job: Job, pairs: list[list[str]]) -> Callable[[], None]:
     """A step of cosent, whole or in pieces."""
-    from cosent import CoSENTLoss, InfoNCELoss, SentenceBert
+    from cosent import BatchHardTripletLoss, CoSENTLoss, InfoNCELoss, SentenceBert
     from cosent.tokens import tokenize
     from cosent.training.gradient_cache import cut, embed_pieces
 
@@ -138,8 +140,10 @@ def our_step(job: Job, pairs: list[list[str]]) -> Callable[[], None]:
     tokens = tokenize(model.tokenizer, [row[column] for column in (0, 1) for row in pairs], model.max_length)
     input_ids = torch.from_numpy(tokens.input_ids).long().to(job.device)
     lengths = torch.from_numpy(tokens.lengths).to(job.device)
-    labels = torch.tensor([float(row[2]) for row in pairs], device=job.device)
-    loss = {"cosent": CoSENTLoss, "infonce": InfoNCELoss}[job.loss]()
+    is_triplet = job.loss == "batch_hard_triplet"
+    scores = torch.tensor([float(row[2]) for row in pairs], device=job.device)
+    labels = torch.arange(2 * job.size, device=job.device) // 4 if is_triplet else scores
+    loss = {"cosent": CoSENTLoss, "infonce": InfoNCELoss, "batch_hard_triplet": BatchHardTripletLoss}[job.loss]()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-5)
 
     def step() -> None:
@@ -148,7 +152,7 @@ def our_step(job: Job, pairs: list[list[str]]) -> Callable[[], None]:
                 embeddings = embed_pieces(model, cut(input_ids, lengths, len(input_ids) * job.piece // job.size))
             else:
                 embeddings = model(input_ids, lengths, int(lengths.max()))
-            value = loss(embeddings.view(2, job.size, -1), labels)
+            value = loss(embeddings.view(1 if is_triplet else 2, len(labels), -1), labels)
         value.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -57,7 +57,7 @@ def on_first_rank(action: Callable[[], _Item]) -> _Item:
             shared = [action()]
         except UserError as error:
             shared = [error]
-    distributed.broadcast_object_list(shared)
+    distributed.broadcast_object_list(shared, group=_cpu_group())
     if isinstance(shared[0], UserError):
         raise shared[0]
     return shared[0]
@@ -145,10 +145,8 @@ def _is_distributed() -> bool:
 
 
 def _cpu_group() -> Any:
-    """The ranks' connection for tensors on the CPU; made by all ranks at once, where they first need it."""
+    """The ranks' patient connection for tensors on the CPU; made by all at once, where they first need it."""
     world: Any = distributed.group.WORLD
-    if distributed.get_backend(world) == "gloo":
-        return world
     if world not in _cpu_groups:
         _cpu_groups[world] = weakref.ref(distributed.new_group(backend="gloo", timeout=PATIENCE))
     return _cpu_groups[world]()

@@ -20,7 +20,7 @@ from cosent.checkpoint import Decision, read_settings
 from cosent.data.datasets import Records, read_records
 from cosent.data.layouts import DataFormat
 from cosent.data.splits import split_by_component
-from cosent.distributed import first_rank_first, on_first_rank
+from cosent.distributed import first_rank_first, num_ranks, on_first_rank
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import LOWER_IS_BETTER, EvaluationOptions, evaluate
 from cosent.losses import Loss
@@ -99,7 +99,8 @@ def main() -> None:
 def begin_folder(folder: Path) -> None:
     """Make a run's folder, and note by which command and launcher."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "command.txt").write_text(command() + "\n", encoding="utf-8")
+    ranks = f"  # on {num_ranks()} processes" if num_ranks() > 1 else ""
+    (folder / "command.txt").write_text(f"{command()}{ranks}\n", encoding="utf-8")
     note_launch(folder / LAUNCH_FILE)
 
 
@@ -193,6 +194,12 @@ def check_unfinished(checkpoint: Path, args: CosentTrainingArguments) -> None:
         raise UserError(f"{checkpoint} is no checkpoint to resume from ({hint})")
     state = read_state(path)
     longer = args.num_train_epochs > state["num_train_epochs"] if args.max_steps <= 0 else False
+    ranks = len(list(checkpoint.glob("rng_state*.pth")))
+    if ranks != args.world_size:
+        raise UserError(
+            f"{checkpoint} was trained by {ranks} processes, not by {args.world_size}: a run goes on as it began, "
+            f"see {checkpoint.parent}/command.txt"
+        )
     if state["global_step"] >= (args.max_steps if args.max_steps > 0 else state["max_steps"]) and not longer:
         raise UserError(f"{checkpoint} is the end of its run: there is nothing left to train")
 
@@ -268,7 +275,7 @@ def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments)
                 f"{data.truncated_share:.2%} of texts cut at {model.max_length} tokens{contents(data)}"
                 f"{unknown_tokens(data, model)}"
             )
-    precision = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "no autocast"
+    precision = "no autocast" if args.mixed_precision == "no" else f"{args.mixed_precision} autocast"
     print(
         f"model: {model.pooling_mode} pooling, {model.embedding_dim} dimensions, "
         f"{'unit length' if model.normalize_embeddings else 'not normalised'}; "

@@ -163,9 +163,10 @@ def test_large_batches_beside_the_peer(minilm):
     header, rows = table_of(
         printed("large_batch.py", "--sizes", "4", "16", "--piece", "4", "--dtype", "fp32", "--device", "cpu")
     )
-    assert [row[0] for row in rows] == ["cosent, 4", "cosent, 16", "infonce, 4", "infonce, 16"]
+    losses = ("cosent", "infonce", "batch_hard_triplet")
+    assert [row[0] for row in rows] == [f"{loss}, {size}" for loss in losses for size in (4, 16)]
     assert all(re.fullmatch(r"[\d.]+ s, [\d.]+ GiB", cell) for row in rows for cell in row[1:3])
-    assert [row[3] == "has none" for row in rows] == [True, True, False, False]
+    assert [row[3] == "has none" for row in rows] == [True, True, False, False, True, True]
     assert all(float(row[4]) > 0 and float(row[5]) > 0 for row in rows)
     assert len(header) == 7
 

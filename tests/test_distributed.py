@@ -1,3 +1,7 @@
+import time
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 import torch
 from torch import distributed, multiprocessing
@@ -5,8 +9,8 @@ from torch.testing import assert_close
 
 from cosent import distributed as ranks
 from cosent.errors import UserError
+from cosent.losses.shapes import NO_TEXT
 
-NO_TEXT = -7
 SHAPES = [(3, 2), (2, 4), (1, 0)]  # columns and examples of three ranks, the last one without any
 
 
@@ -78,6 +82,17 @@ def meet(rank: int, folder: str) -> None:
 
     with pytest.raises(UserError, match="on the first rank"):
         ranks.on_first_rank(fail)
+
+    path = Path(folder) / "seen"
+    with ranks.first_rank_first():
+        if rank == 0:
+            time.sleep(0.2)
+            path.touch()
+        assert path.exists()
+    # a failure of the first rank does not keep the others waiting
+    with suppress(UserError), ranks.first_rank_first():
+        if rank == 0:
+            fail()
     distributed.destroy_process_group()
 
 
@@ -97,9 +112,8 @@ def test_a_process_on_its_own_is_all_ranks():
     assert ranks.sum_on_first_rank(rows) is rows
 
 
-def test_ranks_that_talk_through_gpus_have_one_connection_more(alone, monkeypatch):
-    assert ranks._cpu_group() is distributed.group.WORLD
-    monkeypatch.setattr(distributed, "get_backend", lambda group: "nccl")
+def test_ranks_have_one_connection_that_waits_for_as_long_as_it_takes(alone):
     group = ranks._cpu_group()
     assert group is not distributed.group.WORLD
     assert ranks._cpu_group() is group
+    assert group._get_backend(torch.device("cpu")).options._timeout == ranks.PATIENCE

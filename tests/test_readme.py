@@ -51,6 +51,7 @@ def test_every_flag_that_it_names_exists():
         "--help",
     }  # torchrun, scripts, argparse
     elsewhere |= {"--nnodes", "--standalone", "--rdzv_backend", "--rdzv_id", "--rdzv_endpoint", "--max"}
+    elsewhere |= {"--multi_gpu", "--num_machines", "--mixed_precision", "--dynamo_backend"}  # accelerate
     elsewhere |= {f"--{option.name}" for option in fields(EncodingOptions)} | {"--input_path", "--output_path"}
     known = {option for action in parser._actions for option in action.option_strings} | elsewhere
     named = set(re.findall(r"--[a-z][a-z0-9_]+", README)) - known

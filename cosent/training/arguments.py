@@ -298,6 +298,9 @@ class CosentTrainingArguments(TrainingArguments):
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
         if self.micro_batch_tokens and self.micro_batch_size:
             raise UserError("--micro_batch_tokens and --micro_batch_size say the same in two ways: give one of them")
+        if str(self.fsdp).lower() in ("true", "false"):
+            # the parent would take these for names of options
+            self.fsdp = str(self.fsdp).lower() == "true"  # type: ignore[assignment]
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
             if self.early_stopping_patience is not None:

@@ -13,6 +13,7 @@ Reference: Gao, Zhang, Han and Callan, "Scaling Deep Contrastive Learning Batch 
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -41,7 +42,7 @@ Embed = Callable[[Tensor, Tensor, int], Tensor]  # tokens, lengths, the longest 
 
 
 def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int) -> list[Piece]:
-    """Cut a flat batch into pieces of texts of similar length.
+    """Cut a flat batch into pieces of texts of similar length, as even in tokens as texts allow.
 
     Args:
         input_ids: (T,) text after text.
@@ -52,18 +53,44 @@ def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int) -> list[Piece]:
         The pieces; a text's place is its number in the batch.
     """
     input_ids, lengths, new_places = sort_by_length(input_ids, lengths)
-    sizes: list[int] = []  # texts, tokens and the longest text of each piece
-    tokens: list[int] = []
-    longest: list[int] = []
-    for count in lengths.tolist():
-        if not sizes or tokens[-1] + count > max_tokens:
-            sizes.append(0)
-            tokens.append(0)
-            longest.append(count)
-        sizes[-1] += 1
-        tokens[-1] += count
+    counts = lengths.tolist()
+    sizes = _even(counts, max_tokens)
+    firsts = [0, *accumulate(sizes)]
+    tokens = [sum(counts[start:end]) for start, end in pairwise(firsts)]
+    longest = [counts[first] for first in firsts[:-1]]
     places = new_places.argsort().split(sizes)
     return [Piece(*piece) for piece in zip(input_ids.split(tokens), lengths.split(sizes), longest, places, strict=True)]
+
+
+def _even(counts: Sequence[int], max_tokens: int) -> list[int]:
+    """How many texts go into each of as few pieces as can be, of which the largest is as small as can be.
+
+    Memory that one frees then fits the next, and the last one is seldom a small remainder.
+    """
+    if not counts:
+        return []
+    num_pieces = len(_fill(counts, max_tokens))
+    low, high = min(-(-sum(counts) // num_pieces), max_tokens), max_tokens
+    while low < high:
+        middle = (low + high) // 2
+        if len(_fill(counts, middle)) <= num_pieces:
+            high = middle
+        else:
+            low = middle + 1
+    return _fill(counts, low)
+
+
+def _fill(counts: Sequence[int], max_tokens: int) -> list[int]:
+    """How many texts of these token counts go into each piece, one piece filled after the other."""
+    sizes: list[int] = []
+    tokens = 0
+    for count in counts:
+        if not sizes or tokens + count > max_tokens:
+            sizes.append(0)
+            tokens = 0
+        sizes[-1] += 1
+        tokens += count
+    return sizes
 
 
 def whole(input_ids: Tensor, lengths: Tensor, max_length: int) -> Piece:

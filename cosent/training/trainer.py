@@ -5,6 +5,7 @@ Shapes: K texts an example, B examples, N = K*B texts, D dimensions; R ranks, pr
 
 import logging
 import math
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -88,6 +89,8 @@ class CosentTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ):
         args = copy(args)  # what follows belongs to this data, and not to whoever else uses the arguments
+        if args.data_seed is None:
+            args.data_seed = args.seed  # else accelerate asks each rank's own generator for the order of the rows
         callbacks = list(callbacks or ())
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -131,6 +134,9 @@ class CosentTrainer(Trainer):
         """Refuse what would go wrong later: flags and a launcher's own configuration both lead here."""
         if self.is_deepspeed_enabled and (self.args.micro_batch_tokens or self.args.micro_batch_size):
             raise UserError("DeepSpeed runs the backward pass itself: no --micro_batch_tokens or --micro_batch_size")
+        if num_ranks() > 1 and not self.args.gather_across_devices:
+            if self.args.train_sampling_strategy == "group_by_length":
+                raise UserError("group_by_length would order the rows differently on each rank: it needs them gathered")
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         if plugin is not None and (plugin.fsdp_version != 2 or "FULL_STATE_DICT" not in str(plugin.state_dict_type)):
             raise UserError(
@@ -138,6 +144,9 @@ class CosentTrainer(Trainer):
                 f"version {plugin.fsdp_version} with {plugin.state_dict_type}; with accelerate launch, "
                 "give --fsdp_version 2 --fsdp_state_dict_type FULL_STATE_DICT"
             )
+        if plugin is not None and plugin.mixed_precision_policy is not None:
+            # embeddings stay in float32, which the loss and the evaluation want
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
 
     def get_train_dataloader(self) -> DataLoader:
         """The parent's, or one over this rank's share of batches that all ranks go through together."""
@@ -218,7 +227,8 @@ class CosentTrainer(Trainer):
             model,
             [*pieces, *[filler(inputs["input_ids"])] * num_fillers],
             trainable=any(parameter.requires_grad for parameter in model.parameters()),
-            without_sync=partial(self.accelerator.no_sync, model),
+            # FSDP would keep whole gradients of all weights for that long
+            without_sync=nullcontext if self.is_fsdp_enabled else partial(self.accelerator.no_sync, model),
         )  # (N, D), less where texts are missing
         if len(embeddings) < ids.numel():
             empty = embeddings.new_zeros(ids.numel(), embeddings.shape[1])

@@ -64,6 +64,13 @@ def assert_same_run(one, two):
         np.testing.assert_allclose(actual[name], expected[name], atol=2e-5, err_msg=name)
 
 
+def assert_resumed(folder, step):
+    """That the last part of a run began at a step: the mean loss that it reports is of the steps that it took."""
+    own = losses(folder)[step:]
+    assert read_json(folder / "train_results.json")["train_loss"] == pytest.approx(sum(own) / len(own), rel=1e-3)
+    assert sum(own) / len(own) != pytest.approx(sum(losses(folder)) / len(losses(folder)), rel=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "num_ranks", "whole", "share", "how"),
@@ -141,6 +148,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on_to_the_same_end(fla
     assert restarted.status == 0, restarted.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert_same_run(tmp_path / "whole", folder)
+    assert_resumed(folder, 5)
     assert read_json(folder / "trainer_state.json")["global_step"] == 12
     assert not (folder / "launch.txt").exists()
     states = [torch.load(folder / "checkpoint-12" / f"rng_state_{rank}.pth", weights_only=False) for rank in (0, 1)]
@@ -171,7 +179,7 @@ def test_sharded_weights_train_evaluate_save_and_resume_as_whole_ones(flags, tmp
         == 0
     )
     fsdp = [str(ROOT / "tests" / "scripts" / "fsdp_on_cpu.py"), str(ROOT / "scripts" / "train.py")]
-    more = ["--per_device_train_batch_size=6", "--micro_batch_tokens=40", "--fsdp"]
+    more = ["--per_device_train_batch_size=6", "--micro_batch_tokens=40", "--fsdp=True"]
     done = launch("torchrun", "--nproc_per_node=2", *fsdp, *flags("cosent", tmp_path / "sharded", *saving, *more))
     assert done.status == 0, done.stderr
     assert_same_run(tmp_path / "one", tmp_path / "sharded")
@@ -180,6 +188,9 @@ def test_sharded_weights_train_evaluate_save_and_resume_as_whole_ones(flags, tmp
     done = launch("torchrun", "--nproc_per_node=2", *fsdp, *again)
     assert done.status == 0, done.stderr
     assert_same_run(tmp_path / "one", tmp_path / "sharded")
+    assert_resumed(tmp_path / "sharded", 5)
+    alone = run_script("train.py", *flags("cosent", tmp_path / "sharded", *saving, checkpoint))
+    assert "was trained by 2 processes, not by 1" in alone.stderr
 
 
 @pytest.mark.slow
@@ -192,6 +203,15 @@ def test_accelerate_launches_it_too_and_each_rank_may_keep_its_batch_to_itself(f
     logs = read_json(tmp_path / "run" / "trainer_state.json")["log_history"]
     assert {log["effective_batch"] for log in logs if "loss" in log} == {8.0}
     assert "8 pairs are compared with each other on each of 2 ranks" in done.stdout
+
+
+def test_ranks_that_keep_their_batches_to_themselves_share_all_rows(tiny_bert, tmp_path):
+    script = ROOT / "tests" / "scripts" / "rows_of_a_rank.py"
+    data = DATA / "zh" / "dev.txt"
+    done = launch("torchrun", "--nproc_per_node=2", script, tiny_bert, data, tmp_path)
+    assert done.status == 0, done.stderr
+    rows = [tuple(row) for rank in (0, 1) for row in read_json(tmp_path / f"{rank}.json")]
+    assert len(rows) == len(set(rows)) == len(data.read_text(encoding="utf-8").splitlines())
 
 
 def test_what_is_wrong_on_all_ranks_is_said_once(tiny_bert, tmp_path):

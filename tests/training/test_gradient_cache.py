@@ -70,6 +70,17 @@ def test_pieces_hold_every_text_once_and_no_more_tokens_than_asked(batch, max_to
         assert len(pieces) < 1.6 * math.ceil(59 / max_tokens)
 
 
+def test_pieces_are_as_even_as_whole_texts_allow():
+    lengths = torch.tensor([7, 3] * 100)
+    pieces = cut(torch.arange(1000), lengths, 900)  # one piece of 900 tokens and one of 100 would do
+    assert [len(piece.input_ids) for piece in pieces] == [497, 503]
+    pieces = cut(torch.arange(1010), torch.full((101,), 10), 45)
+    assert [len(piece.lengths) for piece in pieces] == [4] * 25 + [1]  # what 26 pieces of whole texts leave
+    pieces = cut(torch.arange(1010), torch.full((101,), 10), 65)
+    assert {len(piece.lengths) for piece in pieces} == {6, 5}
+    assert not cut(torch.arange(0), torch.arange(0), 900)
+
+
 @pytest.mark.parametrize("packing", ["on", "off"])
 @pytest.mark.parametrize("loss_name", LOSSES)
 def test_loss_and_every_gradient_equal_those_of_the_whole_batch(make_model, batch, loss_name, packing):
