@@ -13,6 +13,8 @@ import torch
 import transformers
 from transformers.utils import cached_file
 
+from cosent import calibration
+from cosent.calibration import Calibration
 from cosent.errors import CheckpointError
 from cosent.version import __version__
 
@@ -48,6 +50,7 @@ class Decision:
         calibrated_on: the file of those pairs.
         num_pairs: how many they were.
         positive_label_min: labels from here on counted as a match; None for 0/1 labels.
+        calibration: how probable a match is by the score; None where nothing was fitted.
     """
 
     threshold: float
@@ -56,6 +59,7 @@ class Decision:
     calibrated_on: str
     num_pairs: int
     positive_label_min: float | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass
@@ -71,7 +75,8 @@ class Settings:
         default_prompt_name: the one that `encode` uses when it is given none.
         subfolder: where the backbone lies within the folder.
         loss: name and settings of the loss that trained it.
-        decision: the stored threshold.
+        decision: the stored threshold and calibration.
+        base_model: the folder or hub id of what was fine-tuned.
     """
 
     pooling_mode: PoolingMode | None = None
@@ -83,6 +88,7 @@ class Settings:
     subfolder: str = ""
     loss: dict[str, Any] | None = None
     decision: Decision | None = None
+    base_model: str | None = None
 
 
 def read_settings(model_name_or_path: str, revision: str | None = None) -> Settings:
@@ -111,6 +117,7 @@ def read_settings(model_name_or_path: str, revision: str | None = None) -> Setti
         settings.default_prompt_name = prompts.get("default_prompt_name")
         ours = _read_json(model_name_or_path, "cosent_config.json", revision) or {}
         settings.loss = ours.get("loss")
+        settings.base_model = ours.get("base_model")
         settings.decision = _read_decision(ours.get("decision"))
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"a configuration file of {model_name_or_path} is not of the known form") from error
@@ -140,8 +147,11 @@ def _read_modules(name: str, modules: list[dict[str, Any]], revision: str | None
 
 
 def _read_decision(stored: dict[str, Any] | None) -> Decision | None:
+    if not stored:
+        return None
     known = {item.name for item in fields(Decision)}  # a later version may store more
-    return Decision(**{name: value for name, value in stored.items() if name in known}) if stored else None
+    values = {name: value for name, value in stored.items() if name in known}
+    return Decision(**values | {"calibration": calibration.from_json(stored.get("calibration"))})
 
 
 def write_settings(folder: str | Path, settings: Settings, embedding_dim: int) -> None:
@@ -179,9 +189,21 @@ def write_settings(folder: str | Path, settings: Settings, embedding_dim: int) -
             "similarity_fn_name": "cosine",
         },
     )
+    write_training(folder, settings)
+    (folder / "README.md").write_text(_model_card(settings, embedding_dim), encoding="utf-8")
+
+
+def write_training(folder: str | Path, settings: Settings) -> None:
+    """Write `cosent_config.json`: the loss, the decision, versions.
+
+    Args:
+        folder: an existing folder.
+        settings: whose loss and decision are written.
+    """
     _write_json(
-        folder / "cosent_config.json",
+        Path(folder) / "cosent_config.json",
         {
+            "base_model": settings.base_model,
             "loss": settings.loss,
             "decision": asdict(settings.decision) if settings.decision else None,
             "versions": {
@@ -191,7 +213,6 @@ def write_settings(folder: str | Path, settings: Settings, embedding_dim: int) -
             },
         },
     )
-    (folder / "README.md").write_text(_model_card(settings, embedding_dim), encoding="utf-8")
 
 
 def _locate(model_name_or_path: str, filename: str, revision: str | None) -> str | None:
@@ -262,8 +283,6 @@ def _st_pooling(mode: PoolingMode | None, embedding_dim: int) -> dict[str, Any]:
 
 def _model_card(settings: Settings, embedding_dim: int) -> str:
     loss = f"It was fine-tuned with {settings.loss['name']}. " if settings.loss else ""
-    decision = settings.decision
-    threshold = f"Two texts match when their cosine is at least {decision.threshold:.4f}. " if decision else ""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -277,7 +296,7 @@ tags:
 # Sentence encoder
 
 It maps a text of up to {settings.max_length} tokens to {embedding_dim} dimensions ({settings.pooling_mode} pooling).
-{loss}{threshold}
+{loss}`cosent_config.json` says from which cosine on two texts match, if that was learnt.
 
 ```python
 from cosent import SentenceBert  # or: from sentence_transformers import SentenceTransformer

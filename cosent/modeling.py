@@ -71,10 +71,17 @@ _FETCHED_TEXTS = 1 << 13
 
 
 class Prediction(NamedTuple):
-    """Scores (P,) float32 of pairs, and whether each matches, (P,) booleans."""
+    """What a model says of P pairs.
+
+    Attributes:
+        scores: (P,) float32 cosines.
+        matches: (P,) booleans, whether the score is at or above the threshold.
+        probabilities: (P,) float64 of a match; None where the checkpoint stores no calibration.
+    """
 
     scores: NDArray[np.float32]
     matches: NDArray[np.bool_]
+    probabilities: NDArray[np.float64] | None = None
 
 
 class SentenceBert(nn.Module):
@@ -102,6 +109,7 @@ class SentenceBert(nn.Module):
 
     Attributes:
         pooling_mode: as resolved; so are `max_length` and `normalize_embeddings`, and all three go into checkpoints.
+        name_or_path: what was loaded.
         settings: what else the checkpoint says: prompts, the loss that trained it, the stored decision threshold.
 
     Raises:
@@ -167,6 +175,7 @@ class SentenceBert(nn.Module):
             settings.normalize_embeddings if normalize_embeddings is None else normalize_embeddings
         )
         self.settings = settings
+        self.name_or_path = name
         # the layers, for those who shard models; accelerate shards the embeddings on its own account
         layers = self.backbone._no_split_modules or ()
         self._no_split_modules = [name for name in layers if "Embedding" not in name]
@@ -392,15 +401,19 @@ class SentenceBert(nn.Module):
             batch_size: as for `encode`.
 
         Returns:
-            (P,) scores and (P,) decisions.
+            (P,) scores, (P,) decisions and, if the checkpoint stores how to get them, (P,) probabilities.
 
         Raises:
             ValueError: if there is no threshold, given or stored, or something is not a pair of texts.
         """
+        decision = self.settings.decision
         if threshold is None:
-            if self.settings.decision is None:
-                raise ValueError("this checkpoint stores no threshold: give one, or train with labelled eval data")
-            threshold = self.settings.decision.threshold
+            if decision is None:
+                raise ValueError(
+                    "this checkpoint stores no threshold: give one, or let scripts/calibrate.py choose one on "
+                    "labelled pairs"
+                )
+            threshold = decision.threshold
         if not np.isfinite(float(threshold)):
             raise ValueError(f"threshold must be a finite number, got {threshold}")
         pairs = list(pairs)
@@ -408,7 +421,9 @@ class SentenceBert(nn.Module):
             raise ValueError("pairs must be pairs of texts, like [('one text', 'another text')]")
         embeddings = self._embed(_check_texts([text for pair in pairs for text in pair]), batch_size)  # (2P, D)
         scores = pairwise_cosine(embeddings[0::2], embeddings[1::2]).numpy()
-        return Prediction(scores, scores.astype(np.float64) >= float(threshold))
+        calibration = decision.calibration if decision else None
+        probabilities = calibration(scores) if calibration else None
+        return Prediction(scores, scores.astype(np.float64) >= float(threshold), probabilities)
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write a complete sentence-transformers folder, with `cosent_config.json` beside it.

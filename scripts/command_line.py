@@ -39,12 +39,20 @@ _GRACE = 3.0
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
-def parse(*dataclasses: type) -> tuple[Any, ...]:
-    """Fill dataclasses from flags; a .json, .yaml or .yml file may come first and stand for flags of its own."""
+def parse(*dataclasses: type, positional: tuple[str, str] | None = None) -> tuple[Any, ...]:
+    """Fill dataclasses from flags; a .json, .yaml or .yml file may come first and stand for flags of its own.
+
+    Args:
+        dataclasses: what there is to fill.
+        positional: name and help of arguments without a flag, one or more; then no file stands for flags, and after
+            the dataclasses comes a namespace with these.
+    """
     # the shell scripts look for whole names
     parser = HfArgumentParser(dataclasses, allow_abbrev=False)  # type: ignore[arg-type]
     arguments = sys.argv[1:]
-    if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
+    if positional is not None:
+        parser.add_argument(positional[0], nargs="+", help=positional[1])
+    elif arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
         arguments = [*flags_of(arguments[0]), *arguments[1:]]
     try:
         return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
@@ -73,6 +81,11 @@ def unknown_tokens(data: TextDataset, model: SentenceBert) -> str:
     """A remark where the tokenizer does not know the data's language."""
     share = data.token_share(model.tokenizer.unk_token_id)
     return f"; {share:.0%} of tokens are unknown to this model's tokenizer" if share > 0.05 else ""
+
+
+def show_interval(ends: tuple[float, float] | None) -> str:
+    """A metric's interval, or nothing where there is none."""
+    return "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
 
 
 def choose_device(name: str) -> str | None:

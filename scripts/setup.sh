@@ -17,7 +17,7 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
 fi
 if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ]; then
     echo "Installing cosent and what it needs into .venv"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[backbone,dev]'
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[backbone,report,dev]'
     echo "$wanted" >$stamp
 fi
 

@@ -2,28 +2,32 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from command_line import NOUNS, choose_device, joined_ranks, launched_ranks, parse, run, unknown_tokens
+from command_line import NOUNS, choose_device, joined_ranks, launched_ranks, parse, run, show_interval, unknown_tokens
 from numpy.typing import NDArray
 
 from cosent import SentenceBert, TextDataset, load_data
 from cosent.data.layouts import DataFormat
 from cosent.distributed import first_rank_first
 from cosent.errors import UserError
-from cosent.evaluation.evaluators import EvaluationOptions, evaluate
+from cosent.evaluation.bootstrap import CONFIDENCE
+from cosent.evaluation.degeneracy import warnings_of
+from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate
+from cosent.evaluation.metrics import CALIBRATION, DECISION
+from cosent.evaluation.report import NO_PICTURES, evaluation_report
+from cosent.evaluation.scored import ScoredPairs
 from cosent.progress import is_watched
-from cosent.training.arguments import ModelArguments, ReadingArguments
-
-# what separates the fields and the lines of predictions.tsv becomes a space within a text
-_NO_SEPARATORS = str.maketrans("\t\r\n", "   ")
+from cosent.scoring import ScoredRow, write_scored
+from cosent.training.arguments import EvaluationArguments, ModelArguments
 
 
 @dataclass
-class TestArguments(ReadingArguments):
+class TestArguments(EvaluationArguments):
     """What to test on, and where results go."""
 
     test_data_path: str = field(
@@ -32,6 +36,13 @@ class TestArguments(ReadingArguments):
     index_data_path: str | None = field(
         default=None,
         metadata={"help": "Classes: texts to look for neighbours in. Default: the test data's own other texts."},
+    )
+    report: bool = field(
+        default=False, metadata={"help": "Also write report.html, a page with pictures (which need matplotlib)."}
+    )
+    base_model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Report: compare scores with this model's. Default: what was fine-tuned, if it is a folder."},
     )
     output_dir: str | None = field(
         default=None,
@@ -64,25 +75,52 @@ def test(model_args: ModelArguments, args: TestArguments) -> None:
         batch_size=args.batch_size,
         positive_label_min=args.positive_label_min if args.positive_label_min is not None else stored_min,
         threshold=decision.threshold if decision else None,
+        calibration=decision.calibration if decision else None,
+        num_resamples=args.num_resamples,
         index=index,
         num_neighbors=args.num_neighbors,
         show_progress_bar=is_watched(),
     )
     result = evaluate(model, data, options)
+    base_name, base_scores = score_base(model, data, args)
     if launched_ranks()[0] > 0:
         return
     metrics = result.metrics
     folder = Path(args.output_dir or default_folder(model_args.model_name_or_path, args.test_data_path))
     folder.mkdir(parents=True, exist_ok=True)
-    write_metrics(folder / "metrics.json", metrics)
+    write_metrics(folder / "metrics.json", result)
     print(heading(model_args.model_name_or_path, data, model))
-    if result.scores is None:
+    if result.pairs is None:
         report_metrics(metrics, index_path)
     else:
-        report_pairs(metrics, model)
-        write_predictions(folder / "predictions.tsv", data, result.scores, options.threshold)
+        report_pairs(result, model)
+        write_scored(folder / "predictions.tsv", scored_rows(data, result.pairs))
+    if args.report:
+        page = evaluation_report(
+            result,
+            model_name=model_args.model_name_or_path,
+            data_name=args.test_data_path,
+            texts=data.records.rows["texts"],
+            decision=decision,
+            base_name=base_name,
+            base_scores=base_scores,
+        )
+        print(f"\nReport: {page.write(folder, 'report')}{'' if page.pictures else f' ({NO_PICTURES})'}")
+    for warning in warnings_of(result):
+        print(f"\n{warning}")
     print(f"\nTook {metrics['seconds']:.1f} s, {metrics['texts_per_second']:,.0f} distinct texts a second")
-    print(f"\nWritten to {folder}: metrics.json" + (" and predictions.tsv" if result.scores is not None else ""))
+    print(f"\nWritten to {folder}: metrics.json" + (" and predictions.tsv" if result.pairs is not None else ""))
+
+
+def score_base(model: SentenceBert, data: TextDataset, args: TestArguments) -> tuple[str, NDArray[np.float64] | None]:
+    """For a report on pairs, the name and the scores of the model that was fine-tuned, if it is at hand."""
+    name = args.base_model_name_or_path or model.settings.base_model or ""
+    is_there = args.base_model_name_or_path is not None or Path(name).is_dir()
+    if not (args.report and name and is_there and data.data_format == "pairs"):
+        return "", None
+    base = SentenceBert(name, max_length=model.max_length, device=choose_device(args.device))
+    pairs = evaluate(base, data.records.tokenize(base), EvaluationOptions(batch_size=args.batch_size)).pairs
+    return name, None if pairs is None else pairs.scores
 
 
 def likely_format(model: SentenceBert) -> DataFormat | None:
@@ -120,41 +158,59 @@ def report_metrics(metrics: dict[str, float], index_path: str | None) -> None:
             print(f"  {name.replace('_', ' '):28}{value:8.4f}")
 
 
-def report_pairs(metrics: dict[str, float], model: SentenceBert) -> None:
+def report_pairs(result: Evaluation, model: SentenceBert) -> None:
     """Print the metrics of pairs, those at the stored threshold apart from those chosen on the test data."""
-    print(f"  Spearman {metrics['spearman']:.4f}   Pearson {metrics['pearson']:.4f}")
-    decision = model.settings.decision
+    metrics, decision = result.metrics, model.settings.decision
+    if result.intervals:
+        print(f"  {'':20}{'':8}   {CONFIDENCE:.0%} interval")
+    show(result, "spearman", "pearson")
     if "accuracy" in metrics and decision is not None:
-        print(f"\nAt the stored threshold {decision.threshold:.4f}, chosen on {decision.calibrated_on}:")
-        print(
-            f"  accuracy {metrics['accuracy']:.4f}   precision {metrics['precision']:.4f}   "
-            f"recall {metrics['recall']:.4f}   F1 {metrics['f1']:.4f}   MCC {metrics['mcc']:.4f}"
-        )
+        print(f"\nAt the stored threshold {decision.threshold:.4f}, the best by {decision.metric} on ", end="")
+        print(f"{decision.calibrated_on}:")
+        show(result, *DECISION, *CALIBRATION)
     if decision is None:
-        print("\nNo threshold is stored with this model: train.py chooses one on labelled eval data.")
+        print("\nNo threshold is stored with this model: scripts/calibrate.py chooses one on labelled pairs.")
     if "best_accuracy" in metrics:
+        print("\nWithout a threshold:")
+        show(result, "average_precision", "roc_auc")
         print("\nChosen on this very test data, so no forecast for other data:")
         print(f"  best accuracy {metrics['best_accuracy']:.4f} at threshold {metrics['best_threshold']:.4f}")
         print(f"  best F1       {metrics['best_f1']:.4f} at threshold {metrics['best_f1_threshold']:.4f}")
-        print(f"\n  average precision {metrics['average_precision']:.4f}   ROC-AUC {metrics['roc_auc']:.4f}")
     else:
         print("\nLabels are graded: --positive_label_min says from which label on a pair matches.")
 
 
-def write_metrics(path: Path, metrics: dict[str, float]) -> None:
-    """Write metrics as JSON, where undefined ones are null."""
-    plain = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+def show(result: Evaluation, *names: str) -> None:
+    """Print metrics that there are, a line each, with their intervals."""
+    for name in names:
+        if name in result.metrics and name != "threshold":
+            value = f"{name.replace('_', ' '):20}{result.metrics[name]:8.4f}"
+            print(f"  {value}   {show_interval(result.intervals.get(name))}".rstrip())
+
+
+def write_metrics(path: Path, result: Evaluation) -> None:
+    """Write metrics and their intervals as JSON, where undefined ones are null."""
+    plain: dict[str, Any] = {name: _defined(value) for name, value in result.metrics.items()}
+    if result.intervals:
+        plain["intervals"] = {name: [_defined(end) for end in ends] for name, ends in result.intervals.items()}
     path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
 
-def write_predictions(path: Path, pairs: TextDataset, scores: NDArray[np.float32], threshold: float | None) -> None:
-    """Write text, text, label, score and decision (1 match, 0 none, empty without a stored threshold)."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        print("text1", "text2", "label", "score", "decision", sep="\t", file=file)
-        for row, score in zip(pairs.records.rows, scores, strict=True):
-            matched = "" if threshold is None else int(float(score) >= threshold)
-            texts = [text.translate(_NO_SEPARATORS) for text in row["texts"]]
-            print(*texts, f"{row['label']:g}", f"{score:.6f}", matched, sep="\t", file=file)
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def scored_rows(data: TextDataset, pairs: ScoredPairs) -> Iterator[ScoredRow]:
+    """The test pairs, and what the model says of them."""
+    threshold, probabilities = pairs.threshold, pairs.probabilities
+    for number, (row, score) in enumerate(zip(data.records.rows, pairs.scores, strict=True)):
+        yield ScoredRow(
+            tuple(row["texts"]),
+            float(score),
+            row["label"],
+            None if probabilities is None else float(probabilities[number]),
+            None if threshold is None else bool(score >= threshold),
+        )
 
 
 if __name__ == "__main__":

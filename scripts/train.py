@@ -12,19 +12,30 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from command_line import NOUNS, parse, run, unknown_tokens
+from command_line import NOUNS, parse, run, show_interval, unknown_tokens
 from transformers import TrainingArguments
 
 from cosent import CosentTrainer, SentenceBert, TextDataset
 from cosent.checkpoint import Decision, read_settings
 from cosent.data.datasets import Records, read_records
 from cosent.data.layouts import DataFormat
+from cosent.data.lint import Split, check_leaks, check_split
 from cosent.data.splits import split_by_component
 from cosent.distributed import first_rank_first, num_ranks, on_first_rank
 from cosent.errors import UserError
-from cosent.evaluation.evaluators import LOWER_IS_BETTER, EvaluationOptions, evaluate
+from cosent.evaluation.bootstrap import CONFIDENCE
+from cosent.evaluation.decide import decide
+from cosent.evaluation.degeneracy import warnings_of
+from cosent.evaluation.evaluators import LOWER_IS_BETTER, Evaluation, EvaluationOptions, evaluate
+from cosent.evaluation.report import training_report
 from cosent.losses import Loss
-from cosent.training.arguments import CosentTrainingArguments, DataArguments, LossArguments, ModelArguments
+from cosent.training.arguments import (
+    CosentTrainingArguments,
+    DataArguments,
+    DecisionArguments,
+    LossArguments,
+    ModelArguments,
+)
 from cosent.training.trainer import describe_loss
 
 
@@ -41,18 +52,19 @@ LAUNCH_FILE = "launch.txt"  # lies in a run's folder until it is finished
 
 # What each loss learns from where nobody says; infonce takes sentences, triplets, and the pairs that match.
 FORMAT_OF_LOSS: dict[str, DataFormat] = {"cosent": "pairs", "angle": "pairs", "batch_hard_triplet": "classes"}
+MOST_CHECKED = 300_000  # examples that are looked through before training, which takes some seconds
 SHOWN_METRICS = (
-    *("spearman", "pearson", "average_precision", "roc_auc", "best_accuracy", "accuracy"),
+    *("spearman", "pearson", "average_precision", "roc_auc", "best_accuracy", "accuracy", "f1", "mcc", "ece", "brier"),
     *("triplet_accuracy", "mean_margin", "recall_at_1", "recall_at_10", "mrr"),
     *("nn_accuracy", "knn_accuracy", "map_at_r"),
-    *("alignment", "uniformity", "alignment_plus_uniformity"),
+    *("alignment", "uniformity", "alignment_plus_uniformity", "effective_rank"),
 )
 
 
 def main() -> None:
     """Load, say what was understood, score, train, choose the best, calibrate, save, score again."""
-    model_args, data_args, loss_args, args = parse(
-        ModelArguments, DataArguments, LossArguments, CosentTrainingArguments
+    model_args, data_args, loss_args, decision_args, args = parse(
+        ModelArguments, DataArguments, LossArguments, DecisionArguments, CosentTrainingArguments
     )
     transformers.set_seed(args.seed)
     is_first = args.process_index == 0  # asking also lets the ranks talk to each other
@@ -68,6 +80,8 @@ def main() -> None:
     if splits.eval is None and args.eval_strategy != "no":
         raise UserError("there is no eval data: give --eval_data_path or --eval_fraction, or --eval_strategy no")
     describe(splits, model, args)
+    if is_first:
+        lint(splits, data_args.positive_label_min)
     evaluation = evaluation_options(data_args, splits, args)
     trainer = CosentTrainer(
         model,
@@ -80,19 +94,24 @@ def main() -> None:
     print(batches(trainer.args, NOUNS[splits.train.data_format]))
     if is_first:
         begin_folder(Path(args.output_dir))
-    before = score(model, splits, evaluation)
+    before, _ = score(model, splits, evaluation, data_args, decision_args)
     train(trainer)
     # what is measured from here on is the checkpoint as anybody will load it
     best = SentenceBert(args.output_dir, device=args.device, trust_remote_code=model_args.trust_remote_code)
-    after = score(best, splits, evaluation)
-    for split, metrics in after.items():
+    evaluation = replace(evaluation, num_resamples=data_args.num_resamples)
+    after, best.settings.decision = score(best, splits, evaluation, data_args, decision_args)
+    for split, result in after.items():
+        metrics = {**result.metrics, **({"intervals": result.intervals} if result.intervals else {})}
         trainer.save_metrics(split, {f"{split}_{name}": value for name, value in metrics.items()}, combined=False)
-    best.settings.decision = calibrate(data_args, after.get("eval"))
     trainer.accelerator.wait_for_everyone()  # until all have read what is written now
     if is_first:
         best.save_settings(args.output_dir)
         (Path(args.output_dir) / LAUNCH_FILE).unlink(missing_ok=True)
+        training_report(trainer.state.log_history, model_name=args.output_dir).write(args.output_dir, "training")
     compare(before, after, trainer.args)
+    for split, result in after.items():
+        for warning in warnings_of(result):
+            print(f"\n{split}: {warning}")
     conclude(args.output_dir, best.settings.decision)
 
 
@@ -286,6 +305,22 @@ def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments)
         print(f"Using one of {gpus} GPUs; for all: torchrun --nproc_per_node {gpus} scripts/train.py ...")
 
 
+def lint(splits: Splits, positive_label_min: float | None) -> None:
+    """Say in short what is wrong with the data; check_data.py says where."""
+    held_out = [data for data in (splits.eval, splits.test) if data is not None]
+    if sum(map(len, (splits.train, *held_out))) > MOST_CHECKED:
+        print(f"check: more than {MOST_CHECKED:,} examples are not checked here: scripts/check_data.py does")
+        return
+    train = Split.of(splits.train.records)
+    findings = check_split(train, positive_label_min)
+    for data in held_out:
+        findings += check_leaks(train, Split.of(data.records))
+    for finding in findings:
+        print(f"check: {finding}")
+    if findings:
+        print("check: scripts/check_data.py with these files shows where, and what it does to a result")
+
+
 def batches(args: CosentTrainingArguments, noun: str) -> str:
     """How many examples a loss compares, which is not how many an update sees."""
     size, ranks, steps = args.per_device_train_batch_size, args.world_size, args.gradient_accumulation_steps
@@ -325,28 +360,31 @@ def evaluation_options(data_args: DataArguments, splits: Splits, args: CosentTra
     )
 
 
-def score(model: SentenceBert, splits: Splits, options: EvaluationOptions) -> dict[str, dict[str, float]]:
-    """Metrics of the held-out splits that there are; test pairs are decided by the eval pairs' best threshold."""
-    metrics: dict[str, dict[str, float]] = {}
-    for name, data in (("eval", splits.eval), ("test", splits.test)):
-        if data is not None:
-            threshold = metrics.get("eval", {}).get("best_threshold")
-            metrics[name] = evaluate(model, data, replace(options, threshold=threshold)).metrics
-    return metrics
-
-
-def calibrate(data_args: DataArguments, metrics: dict[str, float] | None) -> Decision | None:
-    """The eval data's most accurate threshold, where labels say what matches."""
-    if metrics is None or "best_threshold" not in metrics:
-        return None
-    return Decision(
-        threshold=metrics["best_threshold"],
-        metric="accuracy",
-        value=metrics["best_accuracy"],
-        calibrated_on=data_args.eval_data_path or f"{data_args.eval_fraction:g} of {data_args.train_data_path}",
-        num_pairs=int(metrics["n"]),
-        positive_label_min=data_args.positive_label_min,
-    )
+def score(
+    model: SentenceBert,
+    splits: Splits,
+    options: EvaluationOptions,
+    data_args: DataArguments,
+    decision_args: DecisionArguments,
+) -> tuple[dict[str, Evaluation], Decision | None]:
+    """Evaluate on the held-out splits that there are; what the eval pairs choose decides the test pairs."""
+    results: dict[str, Evaluation] = {}
+    decision = None
+    if splits.eval is not None:
+        results["eval"] = evaluate(model, splits.eval, options)
+        pairs = results["eval"].pairs
+        if pairs is not None:
+            decision = decide(
+                pairs,
+                data_args.eval_data_path or f"{data_args.eval_fraction:g} of {data_args.train_data_path}",
+                **vars(decision_args),
+                positive_label_min=data_args.positive_label_min,
+            )
+        if decision is not None:
+            options = replace(options, threshold=decision.threshold, calibration=decision.calibration)
+    if splits.test is not None:
+        results["test"] = evaluate(model, splits.test, options)
+    return results, decision
 
 
 def report_unordered(log_history: list[dict[str, float]]) -> None:
@@ -357,26 +395,32 @@ def report_unordered(log_history: list[dict[str, float]]) -> None:
         print(f"{share:.1%} of batches held no two different labels and taught nothing; larger batches help")
 
 
-def compare(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], args: TrainingArguments) -> None:
+def compare(before: dict[str, Evaluation], after: dict[str, Evaluation], args: TrainingArguments) -> None:
     """Print the scores of the untouched and of the trained model side by side."""
     if not after:
         return
-    print(f"\n{'':34}{'before':>10}{'after':>10}")
-    for split, metrics in after.items():
+    confidence = f"{CONFIDENCE:.0%} interval" if any(result.intervals for result in after.values()) else ""
+    print(f"\n{'':34}{'before':>10}{'after':>10}   {confidence}".rstrip())
+    names = {name: f"{name} by eval threshold" for name in ("accuracy", "f1", "mcc")}
+    for split, result in after.items():
         for metric in SHOWN_METRICS:
-            if metric in metrics:
-                name = {"accuracy": "accuracy by eval threshold"}.get(metric, metric.replace("_", " "))
-                print(f"{split + ' ' + name:34}{before[split][metric]:10.4f}{metrics[metric]:10.4f}")
+            if metric in result.metrics:
+                name = names.get(metric, metric.replace("_", " "))
+                values = f"{before[split].metrics[metric]:10.4f}{result.metrics[metric]:10.4f}"
+                print(f"{split + ' ' + name:34}{values}   {show_interval(result.intervals.get(metric))}".rstrip())
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
-    gain = after["eval"].get(metric, 0) - before["eval"].get(metric, 0) if "eval" in after else 0.0
-    if "eval" in after and (-gain if metric in LOWER_IS_BETTER else gain) <= 0:
+    old, new = (results["eval"].metrics.get(metric, 0) if "eval" in results else 0 for results in (before, after))
+    if "eval" in after and (old - new if metric in LOWER_IS_BETTER else new - old) <= 0:
         print(f"\nBy the eval data's {metric} this model is no better than the untouched one.")
 
 
 def conclude(folder: str, decision: Decision | None) -> None:
     """Say where the model is, and how to use it."""
     if decision is not None:
-        print(f"\nTwo texts match from a cosine of {decision.threshold:.4f} on: the eval data's best, and stored.")
+        print(
+            f"\nTwo texts match from a cosine of {decision.threshold:.4f} on: the eval data's best by "
+            f"{decision.metric}, and stored."
+        )
     print(f"\nThe model is in {folder}. To use it:\n")
     print("    from cosent import SentenceBert")
     print(f"    model = SentenceBert({json.dumps(folder)})")

@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AlbertConfig, AlbertModel
 
 from cosent import CheckpointError, SentenceBert
+from cosent.calibration import Isotonic, Platt
 from cosent.checkpoint import Decision, read_settings
 
 TEXTS = ["How do I reset my password?", "我要退款", "a", "refund " * 100]
@@ -67,12 +68,14 @@ def test_prompts_and_default_prompt_are_kept_and_used(model, tmp_path):
 def test_loss_and_decision_travel_with_the_checkpoint(model, tmp_path):
     model.settings.loss = {"name": "CoSENTLoss", "scale": 20.0}
     model.save_pretrained(tmp_path)
-    decision = Decision(0.1 + 0.2, "accuracy", 0.9, "dev.tsv", 100, positive_label_min=3.0)
-    model.settings.decision = decision
-    model.save_settings(tmp_path)
-    assert "at least 0.3000" in (tmp_path / "README.md").read_text()
-    settings = SentenceBert(tmp_path, device="cpu").settings
-    assert settings.decision == decision  # to the last bit of the threshold
+    model.settings.base_model = "some/base"
+    for calibration in (None, Platt(1 / 3, -0.1), Isotonic([0.1, 0.7], [1 / 3, 0.9])):
+        decision = Decision(0.1 + 0.2, "accuracy", 0.9, "dev.tsv", 100, positive_label_min=3.0, calibration=calibration)
+        model.settings.decision = decision
+        model.save_settings(tmp_path)
+        settings = SentenceBert(tmp_path, device="cpu").settings
+        assert settings.decision == decision  # to the last bit of every number
+    assert settings.base_model == "some/base"
     assert settings.loss == {"name": "CoSENTLoss", "scale": 20.0}
 
 

@@ -5,6 +5,8 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from cosent import CheckpointError, SentenceBert, UserError
+from cosent.calibration import Platt
+from cosent.checkpoint import Decision
 from cosent.modeling import position_limit
 
 TEXTS = ["How do I reset my password?", "我要退款", "a", "refund " * 40, "我要退款"]
@@ -147,10 +149,17 @@ def test_similarity_takes_texts_and_embeddings(model):
 
 def test_predict_scores_and_decides(model):
     pairs = [("我要退款", "我要退款"), ("我要退款", "How do I reset my password?")]
-    scores, matches = model.predict(pairs, threshold=0.999)
+    scores, matches, probabilities = model.predict(pairs, threshold=0.999)
     assert_allclose(scores[0], 1, **SAME)
     assert_allclose(scores[1], model.similarity(*[[text] for text in pairs[1]])[0, 0], **SAME)
     assert matches.tolist() == [True, False]
+    assert probabilities is None
+    model.settings.decision = Decision(0.5, "f1", 0.9, "dev.tsv", 9, calibration=Platt(10, -5))
+    found = model.predict(pairs)
+    assert_allclose(found.probabilities, 1 / (1 + np.exp(5 - 10 * found.scores.astype(np.float64))))
+    assert found.matches.tolist() == (found.scores >= 0.5).tolist()
+    assert model.predict([]).probabilities.shape == (0,)
+    model.settings.decision = None
     with pytest.raises(ValueError, match="stores no threshold"):
         model.predict(pairs)
     for wrong in (["ab", "cd"], [{"text1": "a", "text2": "b"}], [("a", "b", "c")]):

@@ -40,9 +40,17 @@ def test_every_flag_that_it_names_exists():
     from transformers import HfArgumentParser
 
     from cosent.encoding import EncodingOptions
-    from cosent.training.arguments import CosentTrainingArguments, DataArguments, LossArguments, ModelArguments
+    from cosent.training.arguments import (
+        CosentTrainingArguments,
+        DataArguments,
+        DecisionArguments,
+        LossArguments,
+        ModelArguments,
+    )
 
-    parser = HfArgumentParser((ModelArguments, DataArguments, LossArguments, CosentTrainingArguments))
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, LossArguments, DecisionArguments, CosentTrainingArguments)
+    )
     elsewhere = {
         "--nproc_per_node",
         "--num_processes",
@@ -51,6 +59,7 @@ def test_every_flag_that_it_names_exists():
         "--help",
     }  # torchrun, scripts, argparse
     elsewhere |= {"--nnodes", "--standalone", "--rdzv_backend", "--rdzv_id", "--rdzv_endpoint", "--max"}
+    elsewhere |= {"--report", "--base_model_name_or_path", "--data_path", "--write_split", "--fractions"}
     elsewhere |= {"--multi_gpu", "--num_machines", "--mixed_precision", "--dynamo_backend"}  # accelerate
     elsewhere |= {f"--{option.name}" for option in fields(EncodingOptions)} | {"--input_path", "--output_path"}
     known = {option for action in parser._actions for option in action.option_strings} | elsewhere

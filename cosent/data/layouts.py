@@ -112,7 +112,8 @@ class Layout:
             return [Example((_to_text(first, "first text"), _to_text(second, "second text")), _to_score(score))]
         values, label = self._list_fields(row) if isinstance(row, list) else self._named_fields(row)
         if self.data_format == "pairs":
-            return [Example(_to_texts(values, ["first text", "second text"]), _to_score(label))]
+            texts = _to_texts(values, ["first text", "second text"])
+            return [Example(texts, None if self.label is None else _to_score(label))]
         if self.data_format == "classes":
             return [Example(_to_texts(values, ["text"]), _to_class(label))]
         if self.data_format == "sentences":
@@ -159,12 +160,14 @@ class Columns:
         texts: the text columns, by name or, in a file without a header, by position from 0.
         label: the label's column, likewise.
         likely: what rows of two fields without names mean, which "auto" cannot tell.
+        needs_label: whether pairs without a label are no pairs; if not, further columns are not looked at.
     """
 
     data_format: DataFormat | Literal["auto"] = "auto"
     texts: tuple[str, ...] | None = None
     label: str | None = None
     likely: DataFormat | None = None
+    needs_label: bool = True
 
     def __post_init__(self) -> None:
         if self.data_format not in ("auto", *_TEXTS_OF):
@@ -212,7 +215,7 @@ class Columns:
         for data_format in formats if self.data_format == "auto" else (self.data_format,):
             texts, labels = self._names(data_format, known)
             found = [*texts, *labels]
-            if texts and (labels or data_format in ("triplets", "sentences")):
+            if texts and (labels or data_format in ("triplets", "sentences") or not self.needs_label):
                 any_negatives = data_format == "triplets" and self.texts is None
                 # two declared texts may still be a pair whose label nobody named
                 doubtful = self.texts is None or data_format == "triplets" and len(self.texts) == 2
@@ -267,8 +270,9 @@ class Columns:
         texts = texts or ([0, 1] if data_format in ("pairs", "triplets") else [0])
         if not _fits(data_format, len(texts)):
             raise ValueError(f"{data_format} do not have {len(texts)} text columns; see --text_columns")
-        default = {"pairs": 2, "classes": 1}.get(data_format)
-        label = int(self.label) if self.label is not None and default is not None else default
+        default = {"pairs": 2, "classes": 1}.get(data_format) if self.needs_label else None
+        takes_label = data_format in ("pairs", "classes")
+        label = int(self.label) if self.label is not None and takes_label else default
         needed = texts[:2] if data_format == "triplets" else texts
         width = max([*needed, *([] if label is None else [label])]) + 1
         return Layout(data_format, texts, label, width=width)
@@ -293,6 +297,8 @@ class Columns:
             )
         if data_format == "triplets":
             return Layout("triplets", texts, any_negatives=True, width=2)
+        if data_format == "pairs" and not self.needs_label:
+            return Layout("pairs", texts, 2 if width > 2 and 2 in numbers else None, width=2)
         width = {"pairs": 3, "classes": 2}.get(data_format, width)
         return Layout(data_format, texts, {"pairs": 2, "classes": 1}.get(data_format), width=width, max_width=width)
 

@@ -61,6 +61,8 @@ class ExampleReader:
 
     Attributes:
         data_format: what the rows mean; None before the first example.
+        unit: what is counted in the file, "line" or "row".
+        place: the line or row of the latest example, from 1.
 
     Raises:
         DataError: on iterating, if the file is missing, empty, of an unknown kind, lacks a column or does not say
@@ -73,12 +75,14 @@ class ExampleReader:
         self.on_bad_rows = on_bad_rows
         self.report = ReadReport(str(path))
         self.data_format: DataFormat | None = None
+        self.unit = "line"
+        self.place = 0
 
     def __iter__(self) -> Iterator[Example]:
         self.report = ReadReport(str(self.path))
-        unit, rows = open_rows(self.path)
+        self.unit, rows = open_rows(self.path)
         try:
-            yield from self._examples(unit, rows)
+            yield from self._examples(rows)
         except GZIP_ERRORS as error:
             raise DataError(f"{self.path} is damaged: {error}") from error
         if not self.report.num_rows:
@@ -104,7 +108,7 @@ class ExampleReader:
             return ""
         return f"These look like {layout.data_format}, not {self.columns.data_format}: see README for their loss. "
 
-    def _examples(self, unit: str, rows: Iterator[PlacedRow]) -> Iterator[Example]:
+    def _examples(self, rows: Iterator[PlacedRow]) -> Iterator[Example]:
         first = list(islice(rows, _ROWS_TO_LOOK_AT))
         try:
             layout = self.columns.find([row for _, row in first])
@@ -112,7 +116,7 @@ class ExampleReader:
             raise DataError(f"{self.path}: {error}") from error
         self.data_format = layout.data_format if layout else None
         names_pending = layout is not None and layout.is_header
-        for number, row in chain(first, rows):
+        for self.place, row in chain(first, rows):
             if names_pending and isinstance(row, list):
                 names_pending = False
                 continue
@@ -122,4 +126,4 @@ class ExampleReader:
                     raise ValueError(self.columns.not_found(list(row)) if isinstance(row, dict) else row)
                 yield from layout.examples(row)
             except ValueError as error:
-                self.report.add_problem(unit, number, str(error))
+                self.report.add_problem(self.unit, self.place, str(error))

@@ -11,14 +11,40 @@ from numpy.typing import NDArray
 from cosent.data.graphs import components
 
 
-def _component_of_examples(examples: Sequence[Sequence[str]]) -> NDArray[np.int64]:
-    """(n,) the component of each example: examples that share a text, directly or through others, have the same."""
+def component_of_examples(examples: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    """(n,) the component of each example: examples that share a text, directly or through others, have the same.
+
+    Args:
+        examples: the texts of n examples.
+    """
     node: dict[str, int] = {}
     first = np.array([node.setdefault(texts[0], len(node)) for texts in examples], dtype=np.int64)
     others = [[node.setdefault(text, len(node)) for text in texts[1:]] for texts in examples]
     starts = np.repeat(first, [len(nodes) for nodes in others])
     ends = np.array([end for nodes in others for end in nodes], dtype=np.int64)
     return components(starts, ends, len(node))[first]
+
+
+def assign_by_component(component: NDArray[np.int64], sizes: Sequence[int], seed: int) -> NDArray[np.int64]:
+    """Deal whole components, in random order, into splits of given sizes.
+
+    Args:
+        component: (n,) the component of each example, counted from 0.
+        sizes: examples that each held-out split has room for; what fits nowhere is not held out.
+        seed: of the random order.
+
+    Returns:
+        (n,) the number of each example's split, from 1; 0 for what is not held out.
+    """
+    members = np.bincount(component)
+    room = np.array(sizes, dtype=np.int64)
+    split = np.zeros(len(members), dtype=np.int64)
+    for c in np.random.default_rng(seed).permutation(len(members)):
+        fitting = np.flatnonzero(members[c] <= room)
+        if len(fitting):
+            split[c] = fitting[0] + 1
+            room[fitting[0]] -= members[c]
+    return split[component]
 
 
 def split_by_component(
@@ -34,13 +60,5 @@ def split_by_component(
     Returns:
         Indices of the examples to keep and of those held out, each ascending; no text is on both sides.
     """
-    component = _component_of_examples(examples)
-    sizes = np.bincount(component)
-    held_out = np.zeros(len(sizes), dtype=bool)
-    room = int(fraction * len(examples))
-    for c in np.random.default_rng(seed).permutation(len(sizes)):
-        if sizes[c] <= room:
-            held_out[c] = True
-            room -= sizes[c]
-    mask = held_out[component]
-    return np.flatnonzero(~mask), np.flatnonzero(mask)
+    split = assign_by_component(component_of_examples(examples), [int(fraction * len(examples))], seed)
+    return np.flatnonzero(split == 0), np.flatnonzero(split == 1)

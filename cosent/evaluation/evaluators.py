@@ -8,21 +8,32 @@ Shapes: n examples, N texts of them, U distinct texts, D dimensions.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cosent.calibration import Calibration
 from cosent.data.datasets import TextDataset
+from cosent.data.graphs import components
 from cosent.data.layouts import DataFormat
 from cosent.data.positives import is_match
 from cosent.distributed import num_ranks, on_first_rank, rank, sum_on_first_rank
 from cosent.errors import UserError
-from cosent.evaluation.geometry import GEOMETRY, alignment, class_alignment, uniformity
-from cosent.evaluation.metrics import BEST_DECISIONS, CORRELATIONS, best_decisions, correlations, decision
+from cosent.evaluation.bootstrap import intervals, resampled_metrics
+from cosent.evaluation.geometry import (
+    EFFECTIVE_RANK,
+    GEOMETRY,
+    alignment,
+    class_alignment,
+    effective_rank,
+    uniformity,
+)
+from cosent.evaluation.metrics import BEST_DECISIONS, CORRELATIONS
 from cosent.evaluation.retrieval import NEIGHBORS, RETRIEVAL, neighbor_metrics, retrieval_metrics
+from cosent.evaluation.scored import ScoredPairs
 from cosent.modeling import SentenceBert
 from cosent.similarity import pairwise_cosine
 from cosent.tokens import Tokens
@@ -44,6 +55,9 @@ class EvaluationOptions:
         positive_label_min: labels of pairs from here on are a match. None: labels of 0 and 1 are taken as they are,
             and graded labels leave out every metric about decisions.
         threshold: also say how good this threshold's decisions about pairs are.
+        calibration: also say how far off the probabilities are that it gives pairs' scores.
+        num_resamples: of a bootstrap that says how far off pairs' metrics could be by chance; 0: none.
+        seed: of the bootstrap.
         index: classified texts whose neighbours classify the dataset's. None: the dataset's own other texts.
         num_neighbors: how many of them vote.
         show_progress_bar: whether to show progress on stderr.
@@ -52,6 +66,9 @@ class EvaluationOptions:
     batch_size: int = 64
     positive_label_min: float | None = None
     threshold: float | None = None
+    calibration: Calibration | None = None
+    num_resamples: int = 0
+    seed: int = 0
     index: TextDataset | None = None
     num_neighbors: int = 10
     show_progress_bar: bool = False
@@ -59,10 +76,17 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name, and for pairs the (n,) float32 scores behind them, in the data's order."""
+    """How good a model is on a dataset.
+
+    Attributes:
+        metrics: by name.
+        pairs: the scored pairs behind them, in the data's order; None for other formats.
+        intervals: the 95% interval of each metric that a bootstrap was asked for.
+    """
 
     metrics: dict[str, float]
-    scores: NDArray[np.float32] | None = None
+    pairs: ScoredPairs | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,10 +112,9 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
         options: see `EvaluationOptions`.
 
     Returns:
-        For every format "n" examples, "alignment" (where labels say what matches), "uniformity", "seconds", and
-        "texts_per_second" of distinct texts;
-        for pairs: the metrics of `correlations`; where labels say what matches, those of `best_decisions`, and with a
-        threshold those of `decision`;
+        For every format "n" examples, "alignment" (where labels say what matches), "uniformity", "effective_rank",
+        "seconds", and "texts_per_second" of distinct texts;
+        for pairs: the metrics of `ScoredPairs`;
         for triplets: where there are negatives "triplet_accuracy", the share of (anchor, positive, negative) in which
         the positive is nearer, and "mean_margin", how much higher its cosine is; the metrics of `retrieval_metrics`
         among all positives and negatives;
@@ -121,7 +144,8 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
         result = evaluator[dataset.data_format](embedded, options)
         seconds = time.perf_counter() - start
         speed = {"seconds": seconds, "texts_per_second": len(embedded.text_ids) / seconds}
-        return Evaluation({"n": len(dataset), **result.metrics, **speed}, result.scores)
+        rank_used = {EFFECTIVE_RANK: effective_rank(embedded.embeddings)}
+        return replace(result, metrics={"n": len(dataset), **result.metrics, **rank_used, **speed})
 
     return on_first_rank(score)
 
@@ -130,14 +154,14 @@ def metric_names(dataset: TextDataset, positive_label_min: float | None = None) 
     """The quality metrics that `evaluate` gives for a dataset, without a threshold."""
     if dataset.data_format == "pairs":
         if is_match(dataset.labels, positive_label_min) is None:
-            return (*CORRELATIONS, "uniformity")
-        return (*CORRELATIONS, *BEST_DECISIONS, *GEOMETRY)
+            return (*CORRELATIONS, "uniformity", EFFECTIVE_RANK)
+        return (*CORRELATIONS, *BEST_DECISIONS, *GEOMETRY, EFFECTIVE_RANK)
     names: dict[DataFormat, tuple[str, ...]] = {
         "triplets": (*(TRIPLETS if _has_negatives(dataset) else ()), *RETRIEVAL),
         "classes": NEIGHBORS,
         "sentences": (ALIGNMENT_PLUS_UNIFORMITY,),
     }
-    return (*names[dataset.data_format], *GEOMETRY)
+    return (*names[dataset.data_format], *GEOMETRY, EFFECTIVE_RANK)
 
 
 def default_metric(dataset: TextDataset) -> tuple[str, bool]:
@@ -154,7 +178,8 @@ def _has_negatives(dataset: TextDataset) -> bool:
 
 
 def _evaluate_pairs(embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
-    scores = _cosines(embedded.embeddings, *embedded.rows.reshape(-1, 2).T)
+    first, second = embedded.rows.reshape(-1, 2).T
+    scores = _cosines(embedded.embeddings, first, second).astype(np.float64)
     labels = embedded.dataset.labels
     limit = options.positive_label_min
     matches = is_match(labels, limit)
@@ -163,14 +188,23 @@ def _evaluate_pairs(embedded: _Embedded, options: EvaluationOptions) -> Evaluati
             f"{'every' if np.all(matches) else 'no'} label reaches --positive_label_min {limit:g}: "
             f"they go from {labels.min():g} to {labels.max():g}"
         )
-    metrics = correlations(scores, labels)
+    pairs = ScoredPairs(
+        scores,
+        labels,
+        components(first, second, len(embedded.text_ids))[first],
+        matches,
+        options.threshold,
+        None if options.calibration is None else options.calibration(scores),
+    )
+    metrics = pairs.metrics()
     if matches is not None:
-        metrics.update(best_decisions(scores, matches))
-        if options.threshold is not None:
-            metrics.update(decision(scores.astype(np.float64), matches, options.threshold))
         # the squared distance of two unit vectors is 2 - 2 * cosine
-        metrics["alignment"] = 2 - 2 * float(np.mean(scores[matches], dtype=np.float64)) if matches.any() else math.nan
-    return Evaluation({**metrics, "uniformity": uniformity(embedded.embeddings)}, scores)
+        metrics["alignment"] = 2 - 2 * float(np.mean(scores[matches])) if matches.any() else math.nan
+    metrics["uniformity"] = uniformity(embedded.embeddings)
+    if not options.num_resamples:
+        return Evaluation(metrics, pairs)
+    resamples = resampled_metrics(pairs, num_resamples=options.num_resamples, seed=options.seed)
+    return Evaluation(metrics, pairs, intervals(resamples))
 
 
 def _evaluate_triplets(embedded: _Embedded, options: EvaluationOptions) -> Evaluation:

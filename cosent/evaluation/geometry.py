@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 GEOMETRY = ("alignment", "uniformity")
+EFFECTIVE_RANK = "effective_rank"
 
 _TEXTS_COMPARED = 4_096
 
@@ -68,8 +69,35 @@ def uniformity(embeddings: Tensor) -> float:
     """
     if len(embeddings) < 2:
         return math.nan
-    some = torch.linspace(0, len(embeddings) - 1, min(len(embeddings), _TEXTS_COMPARED)).round().long()
-    unit = F.normalize(embeddings[some], dim=-1)
+    unit = F.normalize(_some(embeddings), dim=-1)
     squares = (2 - 2 * (unit @ unit.T)).clamp_min(0)  # (n, n)
     itself = torch.eye(len(unit), dtype=torch.bool)
     return torch.exp(-2 * squares).masked_fill_(itself, 0).sum().div(len(unit) * (len(unit) - 1)).log().item()
+
+
+def effective_rank(embeddings: Tensor) -> float:
+    """In how many dimensions unit vectors really lie: exp of the entropy of their singular values' shares.
+
+    1 is a collapse to one direction, D are evenly filled dimensions. Of more than 4,096 texts, as many are taken at
+    even steps.
+
+    Args:
+        embeddings: (n, D) of distinct texts.
+
+    Returns:
+        A number from 1 to min(n, D); nan without texts.
+
+    Reference: Roy and Vetterli, "The Effective Rank", 2007, equation 3; Garrido et al., "RankMe", 2023.
+    """
+    if not len(embeddings):
+        return math.nan
+    unit = F.normalize(_some(embeddings).double(), dim=-1)
+    gram = unit.T @ unit if len(unit) >= unit.shape[1] else unit @ unit.T  # the smaller of the two
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    shares = values / values.sum()
+    return torch.special.entr(shares).sum().exp().item()
+
+
+def _some(embeddings: Tensor) -> Tensor:
+    """At most 4,096 embeddings, at even steps."""
+    return embeddings[torch.linspace(0, len(embeddings) - 1, min(len(embeddings), _TEXTS_COMPARED)).round().long()]

@@ -6,7 +6,7 @@ Shapes: n pairs.
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from cosent.evaluation.threshold import Decisions, attainable_decisions
@@ -14,6 +14,9 @@ from cosent.evaluation.threshold import Decisions, attainable_decisions
 CORRELATIONS = ("spearman", "pearson")
 BEST_DECISIONS = ("best_accuracy", "best_threshold", "best_f1", "best_f1_threshold", "average_precision", "roc_auc")
 DECISION = ("accuracy", "threshold", "precision", "recall", "f1", "mcc")
+CALIBRATION = ("ece", "brier")
+
+NUM_BINS = 15  # of probability, as in Guo et al.
 
 
 def correlations(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
@@ -101,6 +104,30 @@ def decision(scores: ArrayLike, matches: ArrayLike, threshold: float) -> dict[st
         "f1": _ratio(2 * tp, 2 * tp + fp + fn),
         "mcc": _ratio(tp * tn - fp * fn, math.sqrt(margins)),
     }
+
+
+def calibration_bins(probabilities: ArrayLike) -> NDArray[np.int64]:
+    """Which of 15 equal bins from 0 to 1 each of (n,) probabilities is in; a bin holds its upper end."""
+    return np.clip(np.ceil(np.asarray(probabilities) * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+
+
+def calibration_errors(probabilities: ArrayLike, matches: ArrayLike) -> dict[str, float]:
+    """How far stated probabilities are from what happens.
+
+    Args:
+        probabilities: (n,) of a match, from 0 to 1.
+        matches: (n,) booleans.
+
+    Returns:
+        "ece", the expected calibration error: the sum over 15 equal bins of (share of the pairs in the bin) * |mean
+        probability - share of matches|; "brier", the mean of (probability - match)^2.
+
+    Reference: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", 2017, equation 3; Brier,
+        "Verification of Forecasts Expressed in Terms of Probability", 1950.
+    """
+    errors = np.asarray(probabilities, dtype=np.float64) - np.asarray(matches, dtype=bool)
+    gaps = np.bincount(calibration_bins(probabilities), weights=errors)
+    return {"ece": float(np.abs(gaps).sum() / len(errors)), "brier": float(np.mean(np.square(errors)))}
 
 
 def _ratio(numerator: float, denominator: float) -> float:

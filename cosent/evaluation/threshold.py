@@ -6,10 +6,19 @@ together, so a figure reported here is the figure that the threshold attains on 
 Shapes: n pairs, m attainable decisions (one more than there are distinct scores).
 """
 
+import logging
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from cosent.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+THRESHOLD_METRICS = "accuracy, f1, mcc, precision@P, recall@R or cost:FP:FN"
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,31 @@ class Decisions:
         return right / (self.num_positives + self.num_negatives)
 
     @property
+    def precision(self) -> NDArray[np.float64]:
+        """(m,) share of the pairs called a match that are one; 0 where nothing is found."""
+        return self.true_positives / np.maximum(self.true_positives + self.false_positives, 1)
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """(m,) share of the matching pairs that are found; 0 where there are none."""
+        return self.true_positives / max(self.num_positives, 1)
+
+    @property
+    def mcc(self) -> NDArray[np.float64]:
+        """(m,) Matthews' correlation of decisions and truth; 0 where either is constant."""
+        tp, fp = self.true_positives.astype(np.float64), self.false_positives.astype(np.float64)
+        fn, tn = self.num_positives - tp, self.num_negatives - fp
+        margins = np.sqrt(tp + fp) * np.sqrt(tp + fn) * np.sqrt(tn + fp) * np.sqrt(tn + fn)
+        return np.divide(tp * tn - fp * fn, margins, out=np.zeros_like(tp), where=margins > 0)
+
+    def cost(self, false_positive: float, false_negative: float) -> NDArray[np.float64]:
+        """(m,) mean cost of a decision, given what each kind of mistake costs."""
+        missed = self.num_positives - self.true_positives
+        return (false_positive * self.false_positives + false_negative * missed) / (
+            self.num_positives + self.num_negatives
+        )
+
+    @property
     def f1(self) -> NDArray[np.float64]:
         """(m,) harmonic mean of precision and recall; 0 where nothing is found."""
         found = self.true_positives + self.false_positives + self.num_positives
@@ -46,6 +80,77 @@ class Decisions:
         """The highest of (m,) values and the threshold that attains it; of several, the strictest."""
         k = int(np.argmax(values))
         return float(values[k]), float(self.thresholds[k])
+
+
+@dataclass(frozen=True)
+class ThresholdMetric:
+    """What a threshold is to be best at.
+
+    Attributes:
+        name: as it was given.
+        kind: "accuracy", "f1" or "mcc"; "precision", for the highest recall at that precision or more; "recall", for
+            the highest precision at that recall or more; "cost", for the lowest mean cost.
+        limits: the precision or the recall that is asked for, or what a false positive and a false negative cost.
+    """
+
+    name: str
+    kind: Literal["accuracy", "f1", "mcc", "precision", "recall", "cost"]
+    limits: tuple[float, ...] = ()
+
+    @classmethod
+    def parse(cls, name: str) -> "ThresholdMetric":
+        """Read what was asked for.
+
+        Args:
+            name: "accuracy", "f1", "mcc", "precision@0.95", "recall@0.9", or "cost:5:1", where a false positive costs
+                5 and a false negative 1.
+
+        Raises:
+            UserError: if it is none of these.
+        """
+        kind, *limits = name.replace("@", ":").split(":")
+        try:
+            numbers = tuple(float(limit) for limit in limits)
+        except ValueError:
+            numbers = (math.nan,)
+        is_share = len(numbers) == 1 and 0 < numbers[0] <= 1
+        is_cost = len(numbers) == 2 and min(numbers) >= 0 and 0 < max(numbers) < math.inf
+        if kind in ("accuracy", "f1", "mcc") and name == kind:
+            return cls(name, kind)  # type: ignore[arg-type]  # mypy does not narrow by `in`
+        if kind in ("precision", "recall") and is_share and "@" in name:
+            return cls(name, kind, numbers)  # type: ignore[arg-type]
+        if kind == "cost" and is_cost and "@" not in name:
+            return cls(name, "cost", numbers)
+        raise UserError(
+            f"a threshold is chosen by {THRESHOLD_METRICS} (precision@0.95 for example; cost:5:1 where a false match "
+            f"costs five times a missed one), not by {name!r}"
+        )
+
+    def choose(self, decisions: "Decisions") -> tuple[float, float]:
+        """Find the best threshold.
+
+        Where no threshold has the precision that is asked for, it is the one of the highest precision, with a warning.
+
+        Args:
+            decisions: all that are attainable.
+
+        Returns:
+            What the threshold attains (the recall at a precision, the precision at a recall, the mean cost), and it.
+        """
+        if self.kind == "cost":
+            value, threshold = decisions.best(-decisions.cost(*self.limits))
+            return -value, threshold
+        if self.kind == "precision":
+            enough = decisions.precision >= self.limits[0]
+            if not enough.any():
+                value, threshold = decisions.best(decisions.precision)
+                logger.warning("no threshold has a %s: the highest precision is %.4f, and taken", self.name, value)
+                return float(decisions.recall[decisions.thresholds == threshold][0]), threshold
+            return decisions.best(np.where(enough, decisions.recall, -1.0))
+        if self.kind == "recall":
+            return decisions.best(np.where(decisions.recall >= self.limits[0], decisions.precision, -1.0))
+        values = {"accuracy": decisions.accuracy, "f1": decisions.f1, "mcc": decisions.mcc}
+        return decisions.best(values[self.kind])
 
 
 def attainable_decisions(scores: ArrayLike, matches: ArrayLike) -> Decisions:

@@ -6,11 +6,14 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
+from cosent.calibration import CalibrationMethod
 from cosent.checkpoint import PoolingMode
 from cosent.data.layouts import DataFormat
 from cosent.data.readers import OnBadRows
 from cosent.errors import UserError
+from cosent.evaluation.bootstrap import NUM_RESAMPLES
 from cosent.evaluation.evaluators import LOWER_IS_BETTER
+from cosent.evaluation.threshold import THRESHOLD_METRICS, ThresholdMetric
 from cosent.losses import AnglELoss, BatchHardTripletLoss, CoSENTLoss, InfoNCELoss, Loss
 from cosent.losses.contrastive import Negatives
 from cosent.losses.triplet import Distance, Mining
@@ -79,27 +82,56 @@ class ReadingArguments:
         default=None,
         metadata={"help": "Graded labels from here on are a match, for thresholds and accuracy. 0/1 labels need none."},
     )
-    num_neighbors: int = field(
-        default=10, metadata={"help": "Nearest neighbours that vote on a text's class, in evaluation."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.num_neighbors < 1:
-            raise UserError(f"--num_neighbors must be at least 1, got {self.num_neighbors}")
 
     @property
     def reading_options(self) -> dict[str, Any]:
         """The options of `read_records`."""
         return {
             "data_format": self.data_format,
-            "text_columns": _names(self.text_columns),
+            "text_columns": names(self.text_columns),
             "label_column": self.label_column,
             "on_bad_rows": self.on_bad_rows,
         }
 
 
+@dataclass
+class EvaluationArguments(ReadingArguments):
+    """How to score what was read."""
+
+    num_neighbors: int = field(
+        default=10, metadata={"help": "Nearest neighbours that vote on a text's class, in evaluation."}
+    )
+    num_resamples: int = field(
+        default=NUM_RESAMPLES,
+        metadata={"help": "Resamples of the bootstrap behind the 95% intervals of pairs' metrics. 0: no intervals."},
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_neighbors", 1), ("num_resamples", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} must be at least {least}, got {getattr(self, name)}")
+
+
+@dataclass
+class DecisionArguments:
+    """How a score becomes a decision and a probability."""
+
+    threshold_metric: str = field(
+        default="accuracy", metadata={"help": f"What the stored threshold is best at: {THRESHOLD_METRICS}."}
+    )
+    calibration: CalibrationMethod = field(
+        default="auto",
+        metadata={
+            "help": "How scores become probabilities. auto: isotonic where that is better and data large enough."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        ThresholdMetric.parse(self.threshold_metric)
+
+
 @dataclass(kw_only=True)
-class DataArguments(ReadingArguments):
+class DataArguments(EvaluationArguments):
     """Which data to train, choose and test on."""
 
     train_data_path: str = field(metadata={"help": "What to train on. README says which data each loss wants."})
@@ -152,7 +184,7 @@ class DataArguments(ReadingArguments):
         options = {**self.reading_options, "data_format": self.eval_data_format}
         same = self.eval_data_format == train_format or self.eval_data_format == "auto" and train_format != "sentences"
         if not same or self.eval_text_columns or self.eval_label_column:
-            options["text_columns"] = _names(self.eval_text_columns)
+            options["text_columns"] = names(self.eval_text_columns)
             options["label_column"] = self.eval_label_column
         return options
 
@@ -202,7 +234,8 @@ class LossArguments:
         return {"cosent": CoSENTLoss, "angle": AnglELoss}[self.loss](scale=self.scale)
 
 
-def _names(columns: str | None) -> tuple[str, ...] | None:
+def names(columns: str | None) -> tuple[str, ...] | None:
+    """Column names that a flag gives, separated by commas."""
     return tuple(name.strip() for name in columns.split(",")) if columns else None
 
 

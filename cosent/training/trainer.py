@@ -127,6 +127,7 @@ class CosentTrainer(Trainer):
         self._statistics: dict[str, Tensor] = {}  # sums since the last log, kept on the device
         self._statistics_steps = 0
         self._warned: set[str] = set()
+        model.settings.base_model = model.name_or_path
         model.settings.loss = describe_loss(loss)
         model.settings.decision = None  # a threshold belongs to the weights that it was chosen for
 
@@ -312,7 +313,7 @@ class CosentTrainer(Trainer):
         model: SentenceBert = self.accelerator.unwrap_model(self.model)
         result = evaluate(model, dataloader.dataset, self.evaluation)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics.items()}
-        scores = np.empty(0) if result.scores is None else result.scores
+        scores = np.empty(0) if result.pairs is None else result.pairs.scores
         return EvalLoopOutput(predictions=scores, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -23,7 +23,7 @@ def graded(model):
 
 
 def test_scores_are_the_cosines_of_the_pairs_in_their_order(model, binary):
-    scores = evaluate(model, binary, EvaluationOptions(batch_size=7)).scores
+    scores = evaluate(model, binary, EvaluationOptions(batch_size=7)).pairs.scores
     pairs = list(binary.records.rows["texts"])
     np.testing.assert_allclose(scores, model.predict(pairs, threshold=0).scores, rtol=1e-5, atol=1e-5)
 
@@ -63,7 +63,7 @@ def test_a_default_prompt_counts_in_evaluation_as_it_does_in_use(model):
     binary = load_data(DATA / "zh" / "dev.txt", model)
     pairs = list(binary.records.rows["texts"])
     scores = model.predict(pairs, threshold=0).scores
-    np.testing.assert_allclose(evaluate(model, binary).scores, scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(evaluate(model, binary).pairs.scores, scores, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("limit", [0.9, 3.8])
@@ -81,8 +81,8 @@ def test_a_minimum_that_separates_nothing_is_refused(model, graded, limit, messa
 
 def test_a_selection_of_rows_is_evaluated_alone(model, binary):
     part = binary.select(np.arange(5, 20))
-    whole = evaluate(model, binary).scores[5:20]
-    np.testing.assert_allclose(evaluate(model, part).scores, whole, rtol=1e-5, atol=1e-5)
+    whole = evaluate(model, binary).pairs.scores[5:20]
+    np.testing.assert_allclose(evaluate(model, part).pairs.scores, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_collapsed_model_has_no_correlation_and_no_skill(model, binary):

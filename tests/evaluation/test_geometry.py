@@ -1,9 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from cosent.evaluation.geometry import alignment, class_alignment, uniformity
+from cosent.evaluation.geometry import alignment, class_alignment, effective_rank, uniformity
 
 
 def test_alignment_of_hand_worked_pairs():
@@ -41,3 +42,14 @@ def test_uniformity_of_many_texts_is_that_of_some():
     torch.manual_seed(0)
     embeddings = torch.randn(9_000, 4)
     assert uniformity(embeddings) == pytest.approx(uniformity(embeddings[:4_000]), abs=0.02)
+
+
+def test_effective_rank_counts_the_dimensions_that_are_filled():
+    assert effective_rank(torch.eye(7)) == pytest.approx(7)
+    assert effective_rank(torch.ones(9, 5)) == pytest.approx(1, abs=1e-5)
+    assert effective_rank(torch.eye(3).repeat(4, 1)) == pytest.approx(3)  # texts that come again add none
+    # hand-worked: singular values sqrt(3) and 1 of three vectors along one axis and one along another
+    shares = np.array([3**0.5, 1]) / (3**0.5 + 1)
+    rows = torch.tensor([[2.0, 0], [5.0, 0], [1.0, 0], [0, 3.0]])
+    assert effective_rank(rows) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+    assert math.isnan(effective_rank(torch.ones(0, 5)))

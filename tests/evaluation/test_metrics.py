@@ -5,7 +5,16 @@ import pytest
 from scipy import stats
 from sklearn import metrics as reference
 
-from cosent.evaluation.metrics import BEST_DECISIONS, DECISION, best_decisions, correlations, decision
+from cosent.evaluation.metrics import (
+    BEST_DECISIONS,
+    DECISION,
+    NUM_BINS,
+    best_decisions,
+    calibration_bins,
+    calibration_errors,
+    correlations,
+    decision,
+)
 
 SCORES = {
     "random": lambda rng, n: rng.normal(size=n),
@@ -62,3 +71,23 @@ def test_areas_with_one_class_are_undefined_and_decisions_perfect(matches):
 
 def test_a_threshold_is_met_by_an_equal_score():
     assert decision([0.5, 0.4], [True, False], 0.5)["accuracy"] == 1.0
+
+
+def test_calibration_errors_equal_a_loop_and_scikit_learns():
+    rng = np.random.default_rng(0)
+    probabilities = np.append(rng.random(500), [0, 1, 1 / 15, 2 / 15])
+    matches = rng.random(504) < probabilities
+    gaps = []
+    for number in range(NUM_BINS):
+        low, high = number / NUM_BINS, (number + 1) / NUM_BINS
+        inside = (probabilities > low) & (probabilities <= high) | (number == 0) & (probabilities == 0)
+        if inside.any():
+            gaps.append(abs(probabilities[inside].mean() - matches[inside].mean()) * inside.sum())
+    found = calibration_errors(probabilities, matches)
+    assert found["ece"] == pytest.approx(sum(gaps) / 504, abs=1e-12)
+    assert found["brier"] == pytest.approx(reference.brier_score_loss(matches, probabilities), abs=1e-12)
+    assert calibration_bins([0, 1 / 15, 0.07, 1]).tolist() == [0, 0, 1, 14]
+
+
+def test_what_is_always_right_by_halves_is_calibrated():
+    assert calibration_errors([0.5, 0.5], [True, False]) == {"ece": 0.0, "brier": 0.25}

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from sentence_transformers.sentence_transformer.evaluation import BinaryClassificationEvaluator
 
-from cosent.evaluation.threshold import attainable_decisions
+from cosent.errors import UserError
+from cosent.evaluation.metrics import decision
+from cosent.evaluation.threshold import ThresholdMetric, attainable_decisions
 
 
 def brute_force(scores, matches):
@@ -72,6 +74,90 @@ def test_best_accuracy_equals_sentence_transformers(case):
     )
     decisions = attainable_decisions(scores, matches)
     assert decisions.best(decisions.accuracy)[0] == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", ["random", "tied", "constant scores", "float32"])
+def test_best_f1_equals_sentence_transformers(case):
+    scores, matches = CASES[case](np.random.default_rng(2), 40)
+    theirs, *_ = BinaryClassificationEvaluator.find_best_f1_and_threshold(scores, matches.astype(int), True)
+    decisions = attainable_decisions(scores, matches)
+    assert decisions.best(decisions.f1)[0] == pytest.approx(theirs, abs=1e-12)
+
+
+def test_where_sentence_transformers_differs():
+    """It reports MCC at the threshold of the best F1 of the very data, and stores none; here MCC has one of its own."""
+    scores, matches = np.array([0.95, 0.9, 0.5, 0.4, 0.3]), np.array([1, 1, 0, 1, 1]) > 0
+    *_, threshold = BinaryClassificationEvaluator.find_best_f1_and_threshold(scores, matches.astype(int), True)
+    theirs = decision(scores, matches, threshold)["mcc"]
+    value, _ = ThresholdMetric.parse("mcc").choose(attainable_decisions(scores, matches))
+    # everything matches by the best F1, which is no correlation at all; hand-worked: 2 / sqrt(2 * 4 * 1 * 3)
+    assert (theirs, value) == pytest.approx((0, 2 / 24**0.5))
+    # where nothing matches, its threshold of 0 calls most pairs a match
+    *_, threshold = BinaryClassificationEvaluator.find_best_f1_and_threshold(scores, np.zeros(5), True)
+    assert decision(scores, np.zeros(5, bool), threshold)["accuracy"] == 0
+    nothing = attainable_decisions(scores, np.zeros(5, bool))
+    assert decision(scores, np.zeros(5, bool), nothing.best(nothing.f1)[1])["accuracy"] == 1
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+def test_every_metric_of_all_decisions_is_that_of_each(case, n):
+    scores, matches = CASES[case](np.random.default_rng(n), n)
+    decisions = attainable_decisions(scores, matches)
+    for k, threshold in enumerate(decisions.thresholds):
+        expected = decision(scores.astype(float), matches, threshold)
+        for name in ("accuracy", "precision", "recall", "f1", "mcc"):
+            assert getattr(decisions, name)[k] == pytest.approx(expected[name], abs=1e-12)
+        said = scores.astype(float) >= threshold
+        cost = (3 * np.sum(said & ~matches) + 0.5 * np.sum(~said & matches)) / n
+        assert decisions.cost(3, 0.5)[k] == pytest.approx(cost)
+
+
+CHOICES = {
+    "accuracy": lambda m: m["accuracy"],
+    "f1": lambda m: m["f1"],
+    "mcc": lambda m: m["mcc"],
+    "precision@0.8": lambda m: m["recall"] if m["precision"] >= 0.8 else -1,
+    "recall@0.7": lambda m: m["precision"] if m["recall"] >= 0.7 else -1,
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("case", ["random", "tied", "float32"])
+def test_the_chosen_threshold_is_the_best_of_all(name, case):
+    scores, matches = CASES[case](np.random.default_rng(7), 60)
+    scores = scores + matches  # better than chance, so that limits can be met
+    decisions = attainable_decisions(scores, matches)
+    value, threshold = ThresholdMetric.parse(name).choose(decisions)
+    attained = [decision(scores, matches, t) for t in decisions.thresholds]
+    assert value == pytest.approx(max(map(CHOICES[name], attained)))
+    assert CHOICES[name](decision(scores, matches, threshold)) == pytest.approx(value)
+
+
+def test_a_false_match_that_costs_more_makes_the_threshold_stricter():
+    scores, matches = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([1, 0, 1, 1, 0]) > 0
+    decisions = attainable_decisions(scores, matches)
+    # nothing: 3 missed; 0.9 on: 2 missed; 0.6 on: 1 false; everything: 2 false
+    assert ThresholdMetric.parse("cost:1:1").choose(decisions) == pytest.approx((1 / 5, 0.55))
+    assert ThresholdMetric.parse("cost:5:1").choose(decisions) == pytest.approx((2 / 5, 0.85))
+    assert ThresholdMetric.parse("cost:0:1").choose(decisions) == pytest.approx((0, 0.55))
+
+
+def test_a_precision_that_nothing_has_gives_the_highest_there_is(caplog):
+    decisions = attainable_decisions([0.9, 0.8, 0.7, 0.6], np.array([0, 1, 1, 0]) > 0)
+    value, threshold = ThresholdMetric.parse("precision@0.9").choose(decisions)
+    assert (value, threshold) == pytest.approx((1, 0.65))  # two of three, and all matches
+    assert "no threshold has a precision@0.9: the highest precision is 0.6667" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "acc", "precision", "precision@0", "precision@1.1", "recall@x", "f1@0.5", "cost", "cost:1", "cost:0:0"]
+    + ["cost:-1:1", "cost:nan:1", "cost:inf:1", "precision:0.9", "cost@1:1", "accuracy:"],
+)
+def test_what_is_no_threshold_metric_is_refused(name):
+    with pytest.raises(UserError, match="a threshold is chosen by accuracy, f1"):
+        ThresholdMetric.parse(name)
 
 
 def test_a_million_pairs_are_no_hardship():

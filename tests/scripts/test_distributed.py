@@ -49,8 +49,10 @@ def losses(folder) -> list[float]:
 
 
 def metrics(path) -> dict[str, float]:
-    """What is measured, but for how long it took."""
-    return {name: value for name, value in read_json(path).items() if "second" not in name}
+    """What is measured, but for how long it took; an interval by its two ends."""
+    found = {name: value for name, value in read_json(path).items() if "second" not in name}
+    intervals = found.pop("intervals", None) or found.pop("eval_intervals", {})
+    return found | {f"{name} {end}": ends[end] for name, ends in intervals.items() for end in (0, 1)}
 
 
 def assert_same_run(one, two):

@@ -8,7 +8,8 @@ from tests.scripts.conftest import read_json, run_script
 
 KEYS = (
     "n accuracy threshold precision recall f1 best_accuracy best_threshold best_f1 best_f1_threshold "
-    "average_precision roc_auc mcc spearman pearson alignment uniformity seconds texts_per_second"
+    "average_precision roc_auc mcc ece brier spearman pearson alignment uniformity effective_rank intervals "
+    "seconds texts_per_second"
 ).split()
 
 
@@ -34,7 +35,13 @@ def test_metrics_have_the_documented_keys_and_the_stored_threshold(tested):
 def test_training_reports_what_testing_reports(tested):
     _, results, folder = tested
     trained = read_json(folder / "test_results.json")
-    for key, value in read_json(results / "metrics.json").items():
+    tested_metrics = read_json(results / "metrics.json")
+    found = tested_metrics.pop("intervals")
+    assert found.keys() == trained["test_intervals"].keys()
+    for key, ends in found.items():
+        assert trained["test_intervals"][key] == pytest.approx(ends, abs=1e-6), key
+        assert ends[0] <= tested_metrics[key] <= ends[1] or key == "ece"  # which resampling adds to
+    for key, value in tested_metrics.items():
         if key not in ("seconds", "texts_per_second"):
             assert trained[f"test_{key}"] == pytest.approx(value, abs=1e-6), key
 
@@ -53,7 +60,18 @@ def test_predictions_stand_in_the_datas_order_and_agree_with_the_metrics(tested)
 
 def test_it_prints_what_matters_and_tells_the_oracle_from_the_forecast(tested):
     output = tested[0].stdout
-    for word in ("Spearman", "Pearson", "precision", "recall", "F1", "best accuracy", "Took"):
+    for word in (
+        "spearman",
+        "pearson",
+        "95% interval",
+        "ece",
+        "brier",
+        "precision",
+        "recall",
+        "f1",
+        "best accuracy",
+        "Took",
+    ):
         assert word in output
     assert output.index("At the stored threshold") < output.index("Chosen on this very test data")
 
@@ -63,7 +81,7 @@ def test_an_untrained_model_has_no_threshold_and_graded_data_no_decisions(tiny_b
     done = run_script("test.py", *flags, f"--test_data_path={DATA / 'test.txt'}")
     assert done.status == 0, done.stderr
     assert set(read_json(tmp_path / "metrics.json")) == set(
-        "n spearman pearson uniformity seconds texts_per_second".split()
+        "n spearman pearson uniformity effective_rank intervals seconds texts_per_second".split()
     )
     assert "--positive_label_min" in done.stdout
     done = run_script("test.py", *flags, f"--test_data_path={DATA / 'test.txt'}", "--positive_label_min=4")

@@ -5,6 +5,7 @@ import runpy
 import pytest
 
 from cosent import CosentTrainingArguments, EvaluationOptions, SentenceBert, evaluate, load_data
+from cosent.evaluation.evaluators import Evaluation
 from tests.conftest import DATA, ROOT
 from tests.scripts.conftest import read_json, run_script
 
@@ -56,7 +57,9 @@ def test_the_threshold_is_the_eval_datas_and_reproduces_its_accuracy(classic_run
 
 def table(done):
     """The scores before and after training, by name."""
-    rows = re.findall(r"^((?:eval|test) [a-z ]+?) +(-?[\d.]+) +(-?[\d.]+)$", done.stdout, re.MULTILINE)
+    rows = re.findall(
+        r"^((?:eval|test) [a-z\d ]+?) +(-?[\d.]+) +(-?[\d.]+)(?:   .* to .*)?$", done.stdout, re.MULTILINE
+    )
     return {name: (float(before), float(after)) for name, before, after in rows}
 
 
@@ -64,6 +67,8 @@ def test_it_compares_with_the_untouched_model(classic_run):
     after = read_json(classic_run[1] / "test_results.json")
     for name, key in (("test spearman", "test_spearman"), ("test accuracy by eval threshold", "test_accuracy")):
         assert table(classic_run[0])[name][1] == pytest.approx(after[key], abs=5e-5)
+        low, high = after["test_intervals"][key.removeprefix("test_")]
+        assert f"   {low:.4f} to {high:.4f}\n" in classic_run[0].stdout
 
 
 @pytest.mark.parametrize("after", [0.3, 0.4, 0.5])
@@ -71,12 +76,12 @@ def test_a_model_that_got_worse_is_called_that(monkeypatch, capsys, after):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     compare = runpy.run_path(str(ROOT / "scripts" / "train.py"))["compare"]
     compare(
-        {"eval": {"spearman": 0.4}},
-        {"eval": {"spearman": after}},
+        {"eval": Evaluation({"spearman": 0.4})},
+        {"eval": Evaluation({"spearman": after}, intervals={"spearman": (after - 0.125, after + 0.125)})},
         CosentTrainingArguments(metric_for_best_model="eval_spearman"),
     )
     output = capsys.readouterr().out
-    assert f"0.4000    {after:.4f}" in output
+    assert f"0.4000    {after:.4f}   {after - 0.125:.4f} to {after + 0.125:.4f}\n" in output
     assert ("no better than the untouched one" in output) == (after <= 0.4)
 
 

@@ -1,0 +1,390 @@
+"""What is wrong with data before anything is trained on it: repetitions, contradictions, leaks, damaged texts.
+
+Shapes: n examples of a file, K texts in one, N texts of all its examples, U distinct texts of all files.
+"""
+
+import re
+import unicodedata
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cosent.data.datasets import Records
+from cosent.data.graphs import components
+from cosent.data.layouts import DataFormat, Example
+from cosent.data.positives import is_match
+from cosent.data.readers import ExampleReader
+
+SHOWN_EXAMPLES = 3
+_SHOWN_CHARACTERS = 60
+
+_INVISIBLE = re.compile("[\ufeff\u200b-\u200f\u202a-\u202e\u2060-\u2064]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# what UTF-8 looks like when it was read as Latin-1 or Windows-1252, and two classics of GBK
+_MISREAD = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u2122]+|锟斤拷|烫烫烫|屯屯屯")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a person should know about data.
+
+    Attributes:
+        what: what was found.
+        count: in how many examples.
+        total: of how many.
+        effect: what it does to a result.
+        examples: the first few, with their lines.
+    """
+
+    what: str
+    count: int
+    total: int
+    effect: str
+    examples: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.count:,} of {self.total:,} ({self.count / max(self.total, 1):.1%})"
+
+
+@dataclass
+class Split:
+    """A file's examples, and where they stand in it.
+
+    Attributes:
+        path: the file.
+        data_format: what an example is.
+        unit: what is counted in the file, "line" or "row".
+        places: (n,) lines of the examples.
+        examples: (n,) as read.
+    """
+
+    path: str
+    data_format: DataFormat
+    unit: str
+    places: list[int]
+    examples: list[Example]
+
+    @classmethod
+    def read(cls, reader: ExampleReader) -> "Split":
+        """Read a file, and keep its examples and their lines."""
+        places, examples = [], []
+        for example in reader:
+            places.append(reader.place)
+            examples.append(example)
+        assert reader.data_format is not None  # else there was no row, which is an error
+        return cls(str(reader.path), reader.data_format, reader.unit, places, examples)
+
+    @classmethod
+    def of(cls, records: Records) -> "Split":
+        """What was read already; places are then those among its examples."""
+        labels = records.labels.tolist() if "label" in records.rows.column_names else [None] * len(records)
+        examples = [Example(tuple(texts), label) for texts, label in zip(records.rows["texts"], labels, strict=True)]
+        places = list(range(1, len(examples) + 1))
+        return cls(records.report.path, records.data_format, "example", places, examples)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @cached_property
+    def labels(self) -> NDArray:
+        """(n,) scores of pairs, or names of classes."""
+        return np.array([example.label for example in self.examples])
+
+    @cached_property
+    def widths(self) -> NDArray[np.int64]:
+        """(n,) K of each example."""
+        return np.array([len(example.texts) for example in self.examples])
+
+    def show(self, *numbers: int) -> str:
+        """Examples with their lines, on one line."""
+        shown = []
+        for number in numbers:
+            example = self.examples[number]
+            label = "" if example.label is None else f" -> {_label(example.label)}"
+            shown.append(f"{self.unit} {self.places[number]}: {' | '.join(map(_shorten, example.texts))}{label}")
+        return "; ".join(shown)
+
+
+@dataclass
+class TextIds:
+    """Numbers for texts, equal where texts are equal under some key."""
+
+    key: Callable[[str], str] = str
+    known: dict[str, int] = field(default_factory=dict)
+
+    def of(self, texts: Iterable[str]) -> NDArray[np.int64]:
+        """(N,) the texts' numbers."""
+        known = self.known
+        return np.array([known.setdefault(self.key(text), len(known)) for text in texts], dtype=np.int64)
+
+
+def normalized(text: str) -> str:
+    """A text without what seldom carries meaning: case, width, accents' encoding, spaces and punctuation.
+
+    Where nothing else is left, it is the text in its own width and case.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(character for character in plain if character.isalnum()) or plain.strip()
+
+
+def check_split(split: Split, positive_label_min: float | None = None) -> list[Finding]:
+    """Look for what is wrong within a file.
+
+    Args:
+        split: its examples.
+        positive_label_min: graded labels from here on are a match.
+
+    Returns:
+        A finding for each kind of trouble that there is.
+    """
+    ids = TextIds().of(text for example in split.examples for text in example.texts)
+    findings = [_repeated(split, ids), *_damaged(split)]
+    if split.data_format == "pairs":
+        pairs = ids.reshape(-1, 2)
+        matches = is_match(split.labels, positive_label_min)
+        findings += [
+            _swapped(split, pairs),
+            _other_labels(split, np.sort(pairs, axis=1)),
+            _identical_sides(split, pairs, matches),
+        ]
+        if matches is not None:
+            findings.append(_contradictions(split, pairs, matches))
+    if split.data_format == "classes":
+        findings.append(_other_labels(split, ids.reshape(-1, 1)))
+    if split.data_format in ("pairs", "classes") and len(np.unique(split.labels)) == 1:
+        effect = "there is nothing to tell apart: no loss learns from it, and no metric is defined on it"
+        findings.append(Finding("every label is the same", len(split), len(split), effect))
+    return [finding for finding in findings if finding.count]
+
+
+def check_leaks(earlier: Split, later: Split) -> list[Finding]:
+    """Look for what two files share.
+
+    Args:
+        earlier: what is trained on, mostly.
+        later: what is held out.
+
+    Returns:
+        A finding for each kind of leak that there is, counted in the later file's examples.
+    """
+    findings = []
+    exact = _Shared(earlier, later, TextIds())
+    loose = _Shared(earlier, later, TextIds(normalized))
+    name = earlier.path
+    memory = "what was trained on is measured again, so the figure flatters"
+    if later.data_format == "pairs":
+        findings.append(exact.finding(f"pairs that stand in {name}, either way round", exact.whole, memory))
+        findings.append(
+            loose.finding(
+                f"pairs that stand in {name} but for case, width, spaces or punctuation",
+                loose.whole & ~exact.whole,
+                memory,
+            )
+        )
+    findings.append(exact.finding(f"examples with a text of {name}", exact.any_text, memory))
+    findings.append(
+        loose.finding(
+            f"examples with a text of {name} but for case, width, spaces or punctuation",
+            loose.any_text & ~exact.any_text,
+            memory,
+        )
+    )
+    findings.append(
+        loose.finding(
+            f"examples that hang together with {name} through any chain of shared texts",
+            loose.connected,
+            "they are about texts that training has seen from another side; the rest measures what is new",
+        )
+    )
+    return [finding for finding in findings if finding.count]
+
+
+class _Shared:
+    """Which examples of a file share texts with another file's, by some key."""
+
+    def __init__(self, earlier: Split, later: Split, ids: TextIds):
+        self.earlier, self.later = earlier, later
+        first, second = (
+            ids.of(text for example in split.examples for text in example.texts) for split in (earlier, later)
+        )
+        size = len(ids.known)
+        known = np.zeros(size, dtype=bool)
+        known[first] = True
+        self.any_text = _any_of_rows(known[second], later.widths)
+        self.whole = np.zeros(len(later), dtype=bool)
+        if earlier.data_format == later.data_format == "pairs":
+            one, other = (np.sort(part.reshape(-1, 2), axis=1) @ [size, 1] for part in (first, second))
+            self.whole = np.isin(other, one)
+        component = components(*_edges([(first, earlier.widths), (second, later.widths)]), size)
+        reached = np.zeros(size, dtype=bool)
+        reached[component[first]] = True
+        self.connected = _any_of_rows(reached[component[second]], later.widths)
+
+    def finding(self, what: str, found: NDArray[np.bool_], effect: str) -> Finding:
+        """A finding about some of the later file's examples."""
+        numbers = np.flatnonzero(found)
+        return Finding(what, len(numbers), len(found), effect, [self.later.show(n) for n in numbers[:SHOWN_EXAMPLES]])
+
+
+def _edges(parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """From each example's first text to each of its texts."""
+    firsts = [np.repeat(texts[np.cumsum(widths) - widths], widths) for texts, widths in parts]
+    return np.concatenate(firsts), np.concatenate([texts for texts, _ in parts])
+
+
+def _any_of_rows(values: NDArray[np.bool_], widths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.logical_or.reduceat(values, np.cumsum(widths) - widths) if len(widths) else np.zeros(0, dtype=bool)
+
+
+def _repeated(split: Split, ids: NDArray[np.int64]) -> Finding:
+    first_at: dict[tuple, int] = {}
+    again = []
+    ends = np.cumsum(split.widths)
+    for number, (start, end) in enumerate(zip(ends - split.widths, ends, strict=True)):
+        row = (*ids[start:end].tolist(), split.examples[number].label)
+        if first_at.setdefault(row, number) != number:
+            again.append((first_at[row], number))
+    effect = "they count more often than others, in training and in every figure"
+    examples = [split.show(*numbers) for numbers in again[:SHOWN_EXAMPLES]]
+    return Finding("examples that stand there again", len(again), len(split), effect, examples)
+
+
+def _swapped(split: Split, pairs: NDArray[np.int64]) -> Finding:
+    size = pairs.max() + 1
+    ordered, either = pairs @ [size, 1], np.sort(pairs, axis=1) @ [size, 1]
+    _, first, group = np.unique(either, return_index=True, return_inverse=True)
+    found = np.flatnonzero(ordered != ordered[first[group]])
+    effect = (
+        "a cosine does not tell sides apart: they are repetitions, and leak where only one side goes to another file"
+    )
+    examples = [split.show(int(first[group[n]]), int(n)) for n in found[:SHOWN_EXAMPLES]]
+    return Finding("pairs that stand there with their sides swapped", len(found), len(split), effect, examples)
+
+
+def _other_labels(split: Split, keys: NDArray[np.int64]) -> Finding:
+    """Rows whose texts, in any order, stand there with another label, too."""
+    flat = keys @ [keys.max() + 1, 1] if keys.shape[1] == 2 else keys[:, 0]
+    _, group = np.unique(flat, return_inverse=True)
+    _, value = np.unique(split.labels, return_inverse=True)
+    kinds, counts = np.unique(np.stack([group, value], axis=1), axis=0, return_counts=True)
+    variants = np.bincount(kinds[:, 0])
+    most = np.zeros(len(variants), dtype=np.int64)
+    np.maximum.at(most, kinds[:, 0], counts)
+    wrong = int((np.bincount(group) - most)[variants > 1].sum())
+    found = np.flatnonzero(variants[group] > 1)
+    order = found[np.argsort(group[found], kind="stable")]
+    groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    effect = f"no model can be right about {wrong:,} of them; in training they pull both ways"
+    examples = [split.show(*numbers) for numbers in groups[:SHOWN_EXAMPLES] if len(numbers)]
+    what = "the same pair with different labels" if keys.shape[1] == 2 else "the same text with different classes"
+    return Finding(what, len(found), len(split), effect, examples)
+
+
+def _identical_sides(split: Split, pairs: NDArray[np.int64], matches: NDArray[np.bool_] | None) -> Finding:
+    same = pairs[:, 0] == pairs[:, 1]
+    found = np.flatnonzero(same)
+    wrong = "" if matches is None else f"; {int(np.sum(same & ~matches)):,} of them are labelled as no match"
+    effect = f"their cosine is 1 whatever the model, so they teach and measure nothing{wrong}"
+    examples = [split.show(int(n)) for n in found[:SHOWN_EXAMPLES]]
+    return Finding("pairs of one and the same text", len(found), len(split), effect, examples)
+
+
+def _contradictions(split: Split, pairs: NDArray[np.int64], matches: NDArray[np.bool_]) -> Finding:
+    """Pairs labelled as no match whose texts are joined by pairs that match: A = B, B = C, yet A != C."""
+    size = int(pairs.max()) + 1
+    component = components(pairs[matches, 0], pairs[matches, 1], size)
+    joined = component[pairs[:, 0]] == component[pairs[:, 1]]
+    key = np.sort(pairs, axis=1) @ [size, 1]
+    by_itself = np.isin(key, key[matches]) | (pairs[:, 0] == pairs[:, 1])  # which other findings tell of
+    found = np.flatnonzero(joined & ~matches & ~by_itself)
+    neighbors: dict[int, list[tuple[int, int]]] = {}
+    for number in np.flatnonzero(
+        matches & np.isin(component[pairs[:, 0]], component[pairs[found[:SHOWN_EXAMPLES], 0]])
+    ):
+        for one, other in (pairs[number], pairs[number][::-1]):
+            neighbors.setdefault(int(one), []).append((int(other), int(number)))
+    examples = [split.show(int(n), *_chain(neighbors, *map(int, pairs[n]))) for n in found[:SHOWN_EXAMPLES]]
+    effect = "some label on the chain is wrong, or matching means more than one thing; a ranking cannot satisfy all"
+    return Finding(
+        "pairs that do not match, though a chain of matches joins them", len(found), len(split), effect, examples
+    )
+
+
+def _chain(neighbors: dict[int, list[tuple[int, int]]], start: int, end: int) -> list[int]:
+    """The fewest pairs that lead from one text to another."""
+    came: dict[int, tuple[int, int]] = {start: (start, -1)}
+    waiting = deque([start])
+    while end not in came:
+        text = waiting.popleft()
+        for other, number in neighbors[text]:
+            if other not in came:
+                came[other] = (text, number)
+                waiting.append(other)
+    chain = []
+    while end != start:
+        end, number = came[end]
+        chain.append(number)
+    return chain[::-1]
+
+
+def _damaged(split: Split) -> list[Finding]:
+    """Texts with characters that nobody typed."""
+    kinds: list[tuple[str, Callable[[str], bool], str]] = [
+        (
+            "texts with invisible characters (byte order marks, zero-width, direction)",
+            lambda text: bool(_INVISIBLE.search(text)),
+            "equal texts differ by what nobody sees, and tokenise differently",
+        ),
+        (
+            "texts with replacement characters (U+FFFD)",
+            lambda text: "\ufffd" in text,
+            "something was lost when the file was decoded: read it again in its own encoding",
+        ),
+        (
+            "texts with control characters",
+            lambda text: bool(_CONTROL.search(text)),
+            "mostly left over from an export; a tokenizer drops or splits at them",
+        ),
+        (
+            "texts that look misread (UTF-8 as Latin-1, or GBK)",
+            _is_misread,
+            "the model sees other letters than a reader would: read the file again in its own encoding",
+        ),
+    ]
+    findings = []
+    for what, is_damaged, effect in kinds:
+        found = [n for n, example in enumerate(split.examples) if any(map(is_damaged, example.texts))]
+        findings.append(Finding(what, len(found), len(split), effect, [split.show(n) for n in found[:SHOWN_EXAMPLES]]))
+    return findings
+
+
+def _is_misread(text: str) -> bool:
+    """Whether a stretch of it turns into fewer letters when it is encoded as Windows-1252 and decoded as UTF-8."""
+    for stretch in _MISREAD.findall(text):
+        for encoding in ("cp1252", "latin-1"):
+            try:
+                if len(stretch.encode(encoding).decode("utf-8")) < len(stretch):
+                    return True
+            except UnicodeError:
+                continue
+        if stretch[0] in "锟烫屯":
+            return True
+    return False
+
+
+def _label(label: float | str) -> str:
+    return label if isinstance(label, str) else f"{label:g}"
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "...")
+
+
+def quantiles(values: ArrayLike) -> str:
+    """Median, 95th percentile and maximum, in words."""
+    middle, high, most = np.quantile(np.asarray(values), [0.5, 0.95, 1], method="higher")
+    return f"median {middle:,}, 95% up to {high:,}, at most {most:,}"

@@ -1,0 +1,177 @@
+"""How far a metric could be off by chance: a bootstrap that draws whole clusters of pairs.
+
+Pairs that share a text are not independent: where one text is hard to embed, all its pairs are wrong together. So what
+is drawn again and again, with replacement, is not pairs but the components of the graph whose edges they are. All
+draws of a block are computed at once, from weights that say how often each pair was drawn.
+
+Shapes: n pairs, C clusters, R resamples, r of a block, m distinct scores, c bins of probability.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cosent.evaluation.metrics import calibration_bins
+from cosent.evaluation.scored import ScoredPairs
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 1_000
+
+_WEIGHTS_AT_ONCE = 1 << 22  # 32 MiB of float64; ranking makes some copies of as many
+
+
+def resampled_metrics(
+    pairs: ScoredPairs, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> dict[str, NDArray[np.float64]]:
+    """Compute the metrics of pairs again and again, each time on as many clusters, drawn with replacement.
+
+    The same clusters and seed draw the same, so two models' resamples on the same pairs are paired.
+
+    Args:
+        pairs: n scored pairs and their clusters.
+        num_resamples: how often, R.
+        seed: of the draws.
+
+    Returns:
+        (R,) values of each metric of `ScoredPairs.metrics` that is not chosen on these pairs; nan where a draw leaves
+        it undefined.
+
+    Reference: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; Field and Welsh, "Bootstrapping
+        Clustered Data", 2007 (the cluster bootstrap).
+    """
+    _, cluster = np.unique(pairs.clusters, return_inverse=True)
+    num_clusters = int(cluster.max()) + 1
+    blocks: list[dict[str, NDArray[np.float64]]] = []
+    for draws in _draws(num_clusters, num_resamples, max(1, _WEIGHTS_AT_ONCE // len(cluster)), seed):
+        weights = draws[:, cluster]  # (r, n)
+        block = _correlations(pairs, weights)
+        if pairs.matches is not None:
+            block |= _areas(pairs.scores, pairs.matches, weights)
+            if pairs.threshold is not None:
+                block |= _decision(pairs.scores >= pairs.threshold, pairs.matches, weights)
+            if pairs.probabilities is not None:
+                block |= _calibration(pairs.probabilities, pairs.matches, weights)
+        blocks.append(block)
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The percentile interval of a bootstrap.
+
+    Args:
+        values: (R,) a metric's values; draws that left it undefined are not counted.
+        confidence: share of the values that lie inside.
+
+    Returns:
+        Its two ends; nan where nothing is defined.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers):
+        return float("nan"), float("nan")
+    low, high = np.quantile(numbers, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def intervals(resamples: Mapping[str, ArrayLike]) -> dict[str, tuple[float, float]]:
+    """The interval of each metric of `resampled_metrics`."""
+    return {name: interval(values) for name, values in resamples.items()}
+
+
+def _draws(num_clusters: int, num_resamples: int, at_once: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """(r, C) how often each cluster was drawn, block by block; the blocks' size does not change the draws."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, num_resamples, at_once):
+        size = min(at_once, num_resamples - start)
+        drawn = generator.integers(num_clusters, size=(size, num_clusters))
+        drawn += np.arange(size)[:, None] * num_clusters
+        yield np.bincount(drawn.ravel(), minlength=size * num_clusters).reshape(size, num_clusters).astype(np.float64)
+
+
+def _correlations(pairs: ScoredPairs, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    ranks = _weighted_ranks(pairs.scores, weights), _weighted_ranks(pairs.labels, weights)
+    return {
+        "spearman": _weighted_pearson(ranks[0], ranks[1], weights),
+        "pearson": _weighted_pearson(pairs.scores[None], pairs.labels[None], weights),
+    }
+
+
+def _weighted_ranks(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(r, n) mean ranks that values have where each stands as often as its weight says."""
+    order = np.argsort(values, kind="stable")
+    distinct, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(weights[:, order], axis=1)[:, np.cumsum(sizes) - 1]  # (r, m) how many are at or below
+    starts = np.concatenate([np.zeros((len(ends), 1)), ends[:, :-1]], axis=1)
+    return ((starts + ends + 1) / 2)[:, group]
+
+
+def _weighted_pearson(
+    x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(r,) correlations of (r or 1, n) numbers; nan where either side is constant."""
+    total = weights.sum(1, keepdims=True)
+    deviations = [values - (weights * values).sum(1, keepdims=True) / total for values in (x, y)]
+    variances = [np.einsum("rn,rn,rn->r", weights, d, d) for d in deviations]
+    # of a constant, rounding leaves about 1e-32 of its square
+    defined = [
+        variance > 1e-20 * (weights * np.square(values)).sum(1)
+        for variance, values in zip(variances, (x, y), strict=True)
+    ]
+    covariance = np.einsum("rn,rn,rn->r", weights, *deviations)
+    is_defined = defined[0] & defined[1]
+    return np.where(is_defined, covariance / np.sqrt(np.where(is_defined, variances[0] * variances[1], 1.0)), np.nan)
+
+
+def _areas(
+    scores: NDArray[np.float64], matches: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    order = np.argsort(-scores, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    sorted_weights = weights[:, order]
+    found = np.cumsum(sorted_weights, axis=1)[:, last_of_tie]  # (r, m) pairs at or above each score
+    true_positives = np.cumsum(sorted_weights * matches[order], axis=1)[:, last_of_tie]
+    false_positives = found - true_positives
+    positives, negatives = true_positives[:, -1:], false_positives[:, -1:]
+    defined = ((positives > 0) & (negatives > 0))[:, 0]
+    recall = true_positives / np.maximum(positives, 1)
+    gains = np.diff(recall, axis=1, prepend=0)
+    precision = true_positives / np.maximum(found, 1)
+    steps = np.diff(false_positives / np.maximum(negatives, 1), axis=1, prepend=0)
+    area = (steps * (recall - gains / 2)).sum(1)  # trapezia
+    return {
+        "average_precision": np.where(defined, (gains * precision).sum(1), np.nan),
+        "roc_auc": np.where(defined, area, np.nan),
+    }
+
+
+def _decision(
+    said: NDArray[np.bool_], matches: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    kinds = np.stack([said & matches, said & ~matches, ~said & matches, ~said & ~matches], axis=1)
+    tp, fp, fn, tn = (weights @ kinds.astype(np.float64)).T
+    margins = np.sqrt((tp + fp) * (tp + fn)) * np.sqrt((tn + fp) * (tn + fn))
+    return {
+        "accuracy": (tp + tn) / (tp + fp + fn + tn),
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "mcc": _ratio(tp * tn - fp * fn, margins),
+    }
+
+
+def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quotients; 0 where the denominator is."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+def _calibration(
+    probabilities: NDArray[np.float64], matches: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    bins = np.eye(calibration_bins(probabilities).max() + 1)[calibration_bins(probabilities)]  # (n, c)
+    gaps = weights @ (bins * (probabilities - matches)[:, None])  # (r, c)
+    total = weights.sum(1)
+    return {
+        "ece": np.abs(gaps).sum(1) / total,
+        "brier": weights @ np.square(probabilities - matches) / total,
+    }

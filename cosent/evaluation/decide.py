@@ -1,0 +1,46 @@
+"""The threshold and the probabilities that a model is given, from pairs whose truth is known."""
+
+from cosent.calibration import CalibrationMethod, fit_calibration
+from cosent.checkpoint import Decision
+from cosent.evaluation.scored import ScoredPairs
+from cosent.evaluation.threshold import ThresholdMetric, attainable_decisions
+
+
+def decide(
+    pairs: ScoredPairs,
+    calibrated_on: str,
+    *,
+    threshold_metric: str = "accuracy",
+    calibration: CalibrationMethod = "auto",
+    positive_label_min: float | None = None,
+    seed: int = 0,
+) -> Decision | None:
+    """Choose a threshold, and fit probabilities.
+
+    Args:
+        pairs: n pairs and their scores.
+        calibrated_on: the file that they are from, to be remembered.
+        threshold_metric: what the threshold is to be best at, see `ThresholdMetric.parse`.
+        calibration: how scores become probabilities, see `fit_calibration`.
+        positive_label_min: labels from here on were taken as a match, to be remembered.
+        seed: of the folds that `fit_calibration` may compare by.
+
+    Returns:
+        What a checkpoint stores; None where labels do not say what matches, or say that of all pairs or of none.
+
+    Raises:
+        UserError: if the metric is unknown.
+    """
+    metric = ThresholdMetric.parse(threshold_metric)
+    if pairs.matches is None or pairs.matches.all() or not pairs.matches.any():
+        return None
+    value, threshold = metric.choose(attainable_decisions(pairs.scores, pairs.matches))
+    return Decision(
+        threshold=threshold,
+        metric=metric.name,
+        value=value,
+        calibrated_on=calibrated_on,
+        num_pairs=len(pairs.scores),
+        positive_label_min=positive_label_min,
+        calibration=fit_calibration(pairs.scores, pairs.matches, pairs.clusters, calibration, seed),
+    )

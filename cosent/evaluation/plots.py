@@ -1,0 +1,197 @@
+"""Pictures of an evaluation and of a training run, with matplotlib, which is an extra.
+
+No text of the data is drawn, only numbers: a picture needs no font for its language.
+
+Shapes: n pairs, m decisions.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosent.evaluation.metrics import NUM_BINS, calibration_bins
+from cosent.evaluation.scored import ScoredPairs
+from cosent.evaluation.threshold import attainable_decisions
+
+MATCH, OTHER, LINE = "#1b7f5c", "#c2512f", "#444444"
+
+_MOST_POINTS = 2_000  # of a curve: a picture shows no more
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return find_spec("matplotlib") is not None
+
+
+def draw_pairs(pairs: ScoredPairs) -> dict[str, bytes]:
+    """Draw what there is to see of scored pairs.
+
+    Args:
+        pairs: n scored pairs.
+
+    Returns:
+        PNG files by name: "scores" by label; where labels say what matches "precision_recall" and "roc"; with
+        probabilities "reliability".
+    """
+    draws: dict[str, Callable[[Any, ScoredPairs], None]] = {"scores": _scores}
+    if pairs.matches is not None and pairs.matches.any() and not pairs.matches.all():
+        draws |= {"precision_recall": _precision_recall, "roc": _roc}
+        if pairs.probabilities is not None:
+            draws["reliability"] = _reliability
+    return {name: _picture(draw, pairs) for name, draw in draws.items()}
+
+
+def draw_percentiles(before: NDArray[np.float64], after: NDArray[np.float64]) -> bytes:
+    """Draw the percentiles of a base model's scores and of a fine-tuned one's.
+
+    Args:
+        before: (n,) scores of the base model.
+        after: (n,) scores of the fine-tuned one.
+
+    Returns:
+        A PNG file.
+    """
+
+    def draw(axes: Any) -> None:
+        percent = np.linspace(0, 100, 101)
+        axes.plot(percent, np.percentile(before, percent), color=OTHER, linestyle="--", label="before fine-tuning")
+        axes.plot(percent, np.percentile(after, percent), color=MATCH, label="after")
+        axes.set(xlabel="percentile of pairs", ylabel="score", title="Scores before and after fine-tuning")
+        axes.legend()
+
+    return _picture(draw)
+
+
+def draw_history(log_history: Sequence[dict[str, float]]) -> dict[str, bytes]:
+    """Draw how a training went.
+
+    Args:
+        log_history: the Trainer's logs, each with its "step".
+
+    Returns:
+        PNG files by name: "loss", "learning_rate", and "eval" with the metrics that lie between -1 and 1.
+    """
+    curves = {
+        name: [(log["step"], log[name]) for log in log_history if name in log]
+        for name in dict.fromkeys(name for log in log_history for name in log)
+    }
+    evaluated = {
+        name.removeprefix("eval_"): points
+        for name, points in curves.items()
+        if name.startswith("eval_") and name not in ("eval_n", "eval_seconds") and _is_share(points)
+    }
+    wanted = {
+        "loss": {"loss": curves.get("loss", [])},
+        "learning_rate": {"learning rate": curves.get("learning_rate", [])},
+        "eval": evaluated,
+    }
+
+    def draw(axes: Any, title: str, lines: dict[str, list[tuple[float, float]]]) -> None:
+        for name, points in lines.items():
+            axes.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
+        axes.set(xlabel="step", title=title)
+        if len(lines) > 1:
+            axes.legend(fontsize="small")
+
+    titles = {"loss": "Training loss", "learning_rate": "Learning rate", "eval": "Metrics on the eval data"}
+    return {name: _picture(draw, titles[name], lines) for name, lines in wanted.items() if any(lines.values())}
+
+
+def _is_share(points: Sequence[tuple[float, float]]) -> bool:
+    return all(-1 <= value <= 1 for _, value in points)
+
+
+def _picture(draw: Callable[..., None], *what: Any) -> bytes:
+    """A PNG file of what is drawn into a pair of axes; no window and no global state are involved."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    draw(axes, *what)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130)
+    return file.getvalue()
+
+
+def _scores(axes: Any, pairs: ScoredPairs) -> None:
+    edges = np.linspace(min(pairs.scores.min(), 0), max(pairs.scores.max(), 1), 41)
+    if pairs.matches is not None:
+        groups = {"match": (pairs.scores[pairs.matches], MATCH), "no match": (pairs.scores[~pairs.matches], OTHER)}
+    else:
+        low, high = np.quantile(pairs.labels, [1 / 3, 2 / 3])
+        groups = {
+            f"labels to {low:g}": (pairs.scores[pairs.labels <= low], OTHER),
+            "between": (pairs.scores[(pairs.labels > low) & (pairs.labels <= high)], "#8a8a8a"),
+            f"labels above {high:g}": (pairs.scores[pairs.labels > high], MATCH),
+        }
+    for name, (scores, color) in groups.items():
+        axes.hist(scores, edges, alpha=0.55, color=color, label=f"{name} ({len(scores):,})")
+    if pairs.threshold is not None:
+        axes.axvline(pairs.threshold, color=LINE, linestyle="--", label=f"stored threshold {pairs.threshold:.3f}")
+    axes.set(xlabel="score (cosine)", ylabel="pairs", title="Scores by label")
+    axes.legend(fontsize="small")
+
+
+def _precision_recall(axes: Any, pairs: ScoredPairs) -> None:
+    assert pairs.matches is not None
+    decisions = attainable_decisions(pairs.scores, pairs.matches)
+    some = _some(len(decisions.thresholds))[1:]  # "nothing matches" has no precision
+    axes.plot(decisions.recall[some], decisions.precision[some], color=MATCH)
+    share = pairs.matches.mean()
+    axes.axhline(share, color=LINE, linestyle=":", label=f"by chance ({share:.2f})")
+    if pairs.threshold is not None:
+        precision, recall, _ = _at_threshold(pairs)
+        axes.plot(recall, precision, "o", color=LINE, label="at the stored threshold")
+    axes.set(xlabel="recall", ylabel="precision", title="Precision and recall", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.legend(fontsize="small")
+
+
+def _roc(axes: Any, pairs: ScoredPairs) -> None:
+    assert pairs.matches is not None
+    decisions = attainable_decisions(pairs.scores, pairs.matches)
+    some = _some(len(decisions.thresholds))
+    fall_out = decisions.false_positives / decisions.num_negatives
+    axes.plot(fall_out[some], decisions.recall[some], color=MATCH)
+    axes.plot([0, 1], [0, 1], color=LINE, linestyle=":", label="by chance")
+    if pairs.threshold is not None:
+        _, recall, false_alarms = _at_threshold(pairs)
+        axes.plot(false_alarms, recall, "o", color=LINE, label="at the stored threshold")
+    axes.set(xlabel="false positive rate", ylabel="recall", title="ROC", xlim=(-0.02, 1), ylim=(0, 1.02))
+    axes.legend(fontsize="small")
+
+
+def _at_threshold(pairs: ScoredPairs) -> tuple[float, float, float]:
+    """Precision, recall and false positive rate at the stored threshold."""
+    assert pairs.matches is not None and pairs.threshold is not None
+    said = pairs.scores >= pairs.threshold
+    precision = float(pairs.matches[said].mean()) if said.any() else 1.0
+    return precision, float(said[pairs.matches].mean()), float(said[~pairs.matches].mean())
+
+
+def _reliability(axes: Any, pairs: ScoredPairs) -> None:
+    assert pairs.matches is not None and pairs.probabilities is not None
+    number = calibration_bins(pairs.probabilities)
+    counts = np.bincount(number, minlength=NUM_BINS)
+    filled = counts > 0
+    said = np.bincount(number, pairs.probabilities, NUM_BINS)[filled] / counts[filled]
+    happened = np.bincount(number, pairs.matches, NUM_BINS)[filled] / counts[filled]
+    axes.plot([0, 1], [0, 1], color=LINE, linestyle=":", label="perfect")
+    axes.scatter(said, happened, s=12 + 240 * counts[filled] / counts.max(), color=MATCH, alpha=0.7)
+    axes.plot(said, happened, color=MATCH, linewidth=1, label="observed; larger with more pairs")
+    axes.set(
+        xlabel="stated probability", ylabel="share that match", title="Reliability", xlim=(0, 1), ylim=(-0.02, 1.02)
+    )
+    axes.legend(fontsize="small")
+
+
+def _some(number: int) -> NDArray[np.int64]:
+    """At most 2,000 of the numbers below one, at even steps, the ends included."""
+    return np.unique(np.linspace(0, number - 1, min(number, _MOST_POINTS)).round().astype(np.int64))

@@ -1,0 +1,143 @@
+"""A file's pairs with their scores on disk, in the file's order."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+from tqdm.auto import tqdm
+
+from cosent.data.readers import ExampleReader
+from cosent.errors import UserError
+from cosent.modeling import SentenceBert
+
+# what separates fields and lines of a .tsv file becomes a space within a text
+NO_SEPARATORS = str.maketrans("\t\r\n", "   ")
+
+_PAIRS_AT_A_TIME = 16_384
+
+
+class ScoredRow(NamedTuple):
+    """A pair and what a model says of it; None for what is not known."""
+
+    texts: tuple[str, ...]
+    score: float
+    label: float | None = None
+    probability: float | None = None
+    is_match: bool | None = None
+
+    def fields(self) -> dict[str, str | float | int | None]:
+        """By the names that files have for them; numbers as they are written."""
+        return {
+            "text1": self.texts[0],
+            "text2": self.texts[1],
+            "label": self.label,
+            "score": round(self.score, 6),
+            "probability": None if self.probability is None else round(self.probability, 6),
+            "decision": None if self.is_match is None else int(self.is_match),
+        }
+
+
+def write_scored(path: str | Path, rows: Iterable[ScoredRow]) -> int:
+    """Write scored pairs as they come; the file is there only when it is whole.
+
+    Args:
+        path: .tsv, with a tab, a line feed or a carriage return in a text written as a space; .csv; or .jsonl.
+        rows: the pairs.
+
+    Returns:
+        How many they were.
+
+    Raises:
+        UserError: if the file's kind is unknown.
+    """
+    path = check_output(path)
+    unfinished = path.with_name(f"{path.name}.{uuid4().hex[:8]}.unfinished")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = 0
+    try:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            for number, row in enumerate(rows, start=1):  # noqa: B007  # the last one counts
+                fields = row.fields()
+                written = [_plain(value) for value in fields.values()]
+                if path.suffix == ".jsonl":
+                    file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+                elif path.suffix == ".csv":
+                    table.writerows([fields, written] if number == 1 else [written])
+                else:
+                    cells = (value.translate(NO_SEPARATORS) for value in written)
+                    file.write(("\t".join(fields) + "\n" if number == 1 else "") + "\t".join(cells) + "\n")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return number
+
+
+def check_output(path: str | Path) -> Path:
+    """The path of a file that `write_scored` can write.
+
+    Raises:
+        UserError: if its kind is unknown.
+    """
+    if Path(path).suffix not in (".tsv", ".csv", ".jsonl"):
+        raise UserError(f"scored pairs are written to a .tsv, .csv or .jsonl file, not to {path}")
+    return Path(path)
+
+
+def score_file(
+    model: SentenceBert,
+    reader: ExampleReader,
+    output_path: str | Path,
+    *,
+    threshold: float | None = None,
+    batch_size: int = 64,
+    show_progress_bar: bool = False,
+) -> int:
+    """Score a file's pairs and decide which match, some thousands at a time: memory does not grow with the file.
+
+    Args:
+        model: the encoder.
+        reader: of pairs; labels, if there are any, are written beside the scores.
+        output_path: see `write_scored`; row i is the input's row i.
+        threshold: a pair matches when its cosine is at or above it. None: the checkpoint's own.
+        batch_size: as for `SentenceBert.encode`.
+        show_progress_bar: whether to show progress on stderr.
+
+    Returns:
+        How many pairs were scored.
+
+    Raises:
+        UserError: if there is no threshold, given or stored, the input is overwritten, or its rows are no pairs.
+    """
+    output_path = check_output(output_path)
+    if output_path.resolve() == reader.path.resolve():
+        raise UserError(f"{reader.path} would be overwritten by its own scores; give another output")
+    if threshold is None and model.settings.decision is None:
+        raise UserError("this model stores no threshold: give --threshold, or let scripts/calibrate.py choose one")
+
+    def rows() -> Iterator[ScoredRow]:
+        examples = iter(reader)
+        with closing(tqdm(desc="Scoring", unit="pair", disable=not show_progress_bar)) as progress:
+            while block := list(islice(examples, _PAIRS_AT_A_TIME)):
+                pairs = [(example.texts[0], example.texts[1]) for example in block]
+                prediction = model.predict(pairs, threshold=threshold, batch_size=batch_size)
+                for number, example in enumerate(block):
+                    yield ScoredRow(
+                        example.texts,
+                        float(prediction.scores[number]),
+                        None if example.label is None else float(example.label),
+                        None if prediction.probabilities is None else float(prediction.probabilities[number]),
+                        bool(prediction.matches[number]),
+                    )
+                progress.update(len(block))
+
+    return write_scored(output_path, rows())
+
+
+def _plain(value: str | float | int | None) -> str:
+    return value if isinstance(value, str) else "" if value is None else f"{value:.10g}"

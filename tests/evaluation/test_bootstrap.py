@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from cosent.evaluation import bootstrap
+from cosent.evaluation.bootstrap import interval, intervals, resampled_metrics
+from cosent.evaluation.scored import ScoredPairs
+
+
+def scored(n=60, num_clusters=14, *, tied=False, seed=0) -> ScoredPairs:
+    rng = np.random.default_rng(seed)
+    matches = rng.random(n) < 0.4
+    scores = np.clip(0.3 * matches + rng.normal(0.4, 0.2, n), -1, 1)
+    scores = scores.round(1) if tied else scores
+    labels = (matches + rng.integers(0, 3, n) / 2).astype(float)
+    clusters = 100 * rng.integers(0, num_clusters, n)
+    return ScoredPairs(scores, labels, clusters, matches, 0.55, rng.random(n).round(2))
+
+
+def drawn_rows(pairs: ScoredPairs, number: int, seed: int) -> np.ndarray:
+    """The rows of one draw, cluster by cluster, as a loop would collect them."""
+    names = np.unique(pairs.clusters)
+    draws = np.random.default_rng(seed).integers(len(names), size=(number + 1, len(names)))[number]
+    return np.concatenate([np.flatnonzero(pairs.clusters == names[c]) for c in draws])
+
+
+def rows_of(pairs: ScoredPairs, rows: np.ndarray) -> ScoredPairs:
+    return ScoredPairs(
+        pairs.scores[rows],
+        pairs.labels[rows],
+        pairs.clusters[rows],
+        pairs.matches[rows],
+        pairs.threshold,
+        pairs.probabilities[rows],
+    )
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("at_once", [1, 1 << 22])
+def test_each_resample_has_the_metrics_of_the_rows_that_were_drawn(tied, at_once, monkeypatch):
+    monkeypatch.setattr(bootstrap, "_WEIGHTS_AT_ONCE", at_once)
+    pairs = scored(tied=tied)
+    found = resampled_metrics(pairs, num_resamples=20, seed=3)
+    expected_names = set(pairs.metrics()) - {"threshold"} - {name for name in pairs.metrics() if "best" in name}
+    assert set(found) == expected_names
+    for number in range(20):
+        expected = rows_of(pairs, drawn_rows(pairs, number, seed=3)).metrics()
+        for name in expected_names:
+            assert found[name][number] == pytest.approx(expected[name], abs=1e-9, nan_ok=True), name
+
+
+def test_a_draw_that_leaves_a_metric_undefined_is_not_counted():
+    # two clusters: half of the draws hold one label alone
+    pairs = ScoredPairs(
+        np.array([0.9, 0.8, 0.2, 0.1]),
+        np.array([0.7, 0.7, 0.3, 0.3]),
+        np.array([0, 0, 1, 1]),
+        np.array([1, 1, 0, 0]) > 0,
+    )
+    found = resampled_metrics(pairs, num_resamples=200)
+    one_label = np.isnan(found["roc_auc"])
+    assert 0.3 < one_label.mean() < 0.7
+    for name in ("spearman", "pearson", "average_precision"):
+        assert np.array_equal(np.isnan(found[name]), one_label)
+    assert intervals(found)["roc_auc"] == (1.0, 1.0)
+    assert np.isnan(interval([np.nan])).all()
+
+
+def test_pairs_that_share_texts_make_the_interval_wider_and_it_covers_what_it_should():
+    """Ten pairs a cluster are right or wrong together: the accuracy of 400 pairs is no more certain than of 40."""
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(40), 10)
+    covered, covered_by_rows = [], []
+    for number in range(120):
+        right = np.repeat(rng.random(40) < 0.7, 10)
+        matches = rng.random(400) < 0.5
+        scores = np.where(right == matches, 0.9, 0.1)
+        for ids, hits in ((clusters, covered), (np.arange(400), covered_by_rows)):
+            pairs = ScoredPairs(scores, matches.astype(float), ids, matches, 0.5)
+            low, high = interval(resampled_metrics(pairs, num_resamples=200, seed=number)["accuracy"])
+            hits.append(low <= 0.7 <= high)
+    assert np.mean(covered) > 0.88
+    assert np.mean(covered_by_rows) < 0.6
+
+
+def test_the_same_seed_draws_the_same():
+    one, two, other = (resampled_metrics(scored(), num_resamples=9, seed=seed)["spearman"] for seed in (1, 1, 2))
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, other)

@@ -1,0 +1,44 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cosent.evaluation.degeneracy import warnings_of
+from cosent.evaluation.evaluators import Evaluation
+from tests.evaluation.test_bootstrap import scored
+
+SOUND = {"n": 600, "uniformity": -2.0, "effective_rank": 60.0}
+
+
+def test_nothing_is_said_of_a_sound_result():
+    assert warnings_of(Evaluation(SOUND, scored(600, 500), {"spearman": (0.80, 0.84)})) == []
+    assert warnings_of(Evaluation(SOUND)) == []
+
+
+@pytest.mark.parametrize("metrics", [{"uniformity": -0.01}, {"effective_rank": 1.1}])
+def test_a_collapse_is_named(metrics):
+    (warning,) = warnings_of(Evaluation({**SOUND, **metrics}))
+    assert warning.startswith("embeddings have collapsed")
+
+
+def test_constant_scores_and_one_truth_are_named():
+    pairs = scored()
+    (warning,) = warnings_of(Evaluation(SOUND, replace(pairs, scores=np.full(60, 0.98))))
+    assert warning.startswith("every score is 0.9800")
+    (warning,) = warnings_of(Evaluation(SOUND, replace(pairs, matches=np.ones(60, bool))))
+    assert warning.startswith("every pair matches")
+    (warning,) = warnings_of(Evaluation(SOUND, replace(pairs, matches=np.zeros(60, bool))))
+    assert warning.startswith("no pair matches")
+
+
+def test_data_that_is_too_small_or_hangs_together_is_named():
+    few = Evaluation({**SOUND, "n": 60}, scored(60, 60), {"spearman": (0.5, 0.7)})
+    assert warnings_of(few)[0] == (
+        "spearman could be anywhere from 0.500 to 0.700: 60 pairs are too few to tell models apart whose figures "
+        "differ by less"
+    )
+    (warning,) = warnings_of(Evaluation(SOUND, scored(60, 10), {"spearman": (0.5, 0.55)}))
+    assert "only 10 groups" in warning
+    clusters = np.where(np.arange(600) < 200, 0, np.arange(600))
+    (warning,) = warnings_of(Evaluation(SOUND, replace(scored(600), clusters=clusters), {"spearman": (0.5, 0.55)}))
+    assert "the largest of 200" in warning

@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from tests.conftest import DATA
+from tests.scripts.conftest import run_script
+
+
+def write(path, rows):
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_it_says_what_is_wrong_where_and_what_that_does(tmp_path, tiny_bert):
+    train = write(tmp_path / "train.tsv", [("a", "b", "1"), ("a", "b", "0"), ("c", "d", "0")])
+    test = write(tmp_path / "test.tsv", [("A", "x", "1"), ("y", "z", "0")])
+    flags = ("--output_path", tmp_path / "found.json", "--model_name_or_path", tiny_bert)
+    done = run_script("check_data.py", train, test, *flags)
+    assert done.status == 0, done.stderr
+    for said in (
+        "3 pairs",
+        "labels 0: 2 (66.7%), 1: 1 (33.3%)",
+        "tokens: median",
+        "the same pair with different labels: 2 of 3",
+        "no model can be right about 1 of them",
+        "line 1: 'a' | 'b' -> 1; line 2: 'a' | 'b' -> 0",
+        f"examples with a text of {train} but for case, width, spaces or punctuation: 1 of 2 (50.0%)",
+    ):
+        assert said in done.stdout
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert list(found) == [str(train), str(test), f"{test} beside {train}"]
+    assert found[str(test)] == []
+
+
+def test_a_split_that_it_writes_leaks_nothing_and_loses_nothing(tmp_path):
+    paths = [DATA / "zh" / f"{name}.txt" for name in ("train", "dev", "test")]
+    done = run_script("check_data.py", *paths, "--write_split", tmp_path / "new", "--fractions", "0.2", "0.3")
+    assert done.status == 0, done.stderr
+    new = [tmp_path / "new" / f"{name}.tsv" for name in ("train", "dev", "test")]
+    lines = [path.read_text(encoding="utf-8").splitlines() for path in new]
+    assert [len(part) for part in lines] == pytest.approx([320, 128, 192], abs=8)
+    source = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    assert sorted(line for part in lines for line in part) == sorted(source)
+    again = run_script("check_data.py", *new)
+    assert "but for case" not in again.stdout
+    assert "hang together" not in again.stdout
+    same = run_script("check_data.py", *paths, "--write_split", tmp_path / "same", "--fractions", "0.2", "0.3")
+    assert same.status == 0
+    for path in new:
+        assert path.read_bytes() == (tmp_path / "same" / path.name).read_bytes()
+
+
+def test_mistakes_end_in_one_clear_line(error_of, tmp_path):
+    train = write(tmp_path / "train.tsv", [("a", "b", "1"), ("c", "d", "0")])
+    assert "one of the files that were read" in error_of("check_data.py", train, "--write_split", tmp_path)
+    asked = error_of("check_data.py", train, "--write_split", tmp_path / "x", "--fractions", "0.5", "0.6")
+    assert "below 1 together" in asked
+    assert train.read_text() == "a\tb\t1\nc\td\t0\n"

@@ -1,0 +1,43 @@
+import csv
+
+import pytest
+
+from tests.conftest import DATA
+from tests.scripts.conftest import read_json, run_script
+
+TEST = DATA / "zh" / "test.txt"
+
+
+def test_two_models_are_compared_on_the_same_pairs(classic_run, tiny_bert, tmp_path):
+    done = run_script("compare.py", tiny_bert, classic_run[1], "--test_data_path", TEST, "--device=cpu",
+                      "--output_dir", tmp_path)  # fmt: skip
+    assert done.status == 0, done.stderr
+    found = read_json(tmp_path / "comparison.json")
+    trained = read_json(classic_run[1] / "test_results.json")
+    spearman = found["differences"]["spearman"]
+    assert spearman["second"] == pytest.approx(trained["test_spearman"], abs=1e-6)
+    assert spearman["difference"] == pytest.approx(spearman["second"] - spearman["first"])
+    assert spearman["low"] < spearman["difference"] < spearman["high"]
+    assert found["mcnemar"] is None  # the untrained one decides nothing
+    assert "accuracy" not in found["differences"]
+    with (tmp_path / "disagreements.tsv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert len(rows) == 160
+    assert {row["decision_a"] for row in rows} == {""}
+    assert {row["decision_b"] for row in rows} == {"0", "1"}
+    assert rows[0]["text1"] in done.stdout
+
+
+def test_a_model_beside_itself_differs_in_nothing(classic_run, tmp_path):
+    folder = classic_run[1]
+    flags = ("--test_data_path", TEST, "--device=cpu", "--output_dir", tmp_path, "--num_resamples=50")
+    done = run_script("compare.py", folder, folder, *flags)
+    assert done.status == 0, done.stderr
+    found = read_json(tmp_path / "comparison.json")
+    assert {item["p_value"] for item in found["differences"].values()} == {1.0}
+    assert found["mcnemar"] == {"only_first": 0, "only_second": 0, "p_value": 1.0}
+    assert {"accuracy", "spearman", "mcc", "ece", "brier"} < found["differences"].keys()
+
+
+def test_it_takes_two_models(error_of, tiny_bert):
+    assert "two models are compared, not 1" in error_of("compare.py", tiny_bert, "--test_data_path", TEST)

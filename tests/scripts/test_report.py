@@ -1,0 +1,61 @@
+"""The report in a real browser, where there is one."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from cosent.evaluation.plots import can_draw
+from tests.conftest import DATA
+from tests.scripts.conftest import run_script
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
+
+# what a person would see: whether something sticks out to the right, pictures that do not show, and what was fetched
+PROBE = """<script>addEventListener("load", () => { document.title = "probe " + JSON.stringify([
+    document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    [...document.images].filter(image => !image.naturalWidth).length, document.images.length,
+    performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length]) })</script>"""
+
+
+@pytest.fixture(scope="module")
+def report(classic_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    flags = ["--model_name_or_path", classic_run[1], "--test_data_path", DATA / "zh" / "test.txt", "--device=cpu"]
+    done = run_script("test.py", *flags, "--output_dir", folder, "--report=True")
+    assert done.status == 0, done.stderr
+    assert f"Report: {folder / 'report.html'}" in done.stdout
+    return folder / "report.html"
+
+
+def browse(*arguments, folder):
+    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+@pytest.mark.parametrize("width", [500, 1280])
+def test_a_browser_shows_it_whole_without_a_network(report, tmp_path, width):
+    page = tmp_path / "probed.html"
+    page.write_text(report.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    size = f"--window-size={width},900"
+    shown = browse(size, "--virtual-time-budget=5000", "--dump-dom", page.as_uri(), folder=tmp_path)
+    overflow, broken, pictures, fetched = re.search(r"<title>probe \[(-?\d+),(\d+),(\d+),(\d+)\]", shown).groups()
+    assert (overflow, broken, fetched) == ("0", "0", "0")
+    assert pictures == ("5" if can_draw() else "0")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+def test_it_prints(report, tmp_path):
+    browse(f"--print-to-pdf={tmp_path / 'report.pdf'}", report.as_uri(), folder=tmp_path)
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_training_draws_its_curves(classic_run):
+    page = (classic_run[1] / "training.html").read_text(encoding="utf-8")
+    assert "<h2>Evaluations</h2>" in page
+    assert "spearman" in page
