@@ -3,7 +3,6 @@
 Shapes: n pairs, k knots.
 """
 
-import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,8 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, log_expit, logit
-
-logger = logging.getLogger(__name__)
 
 CalibrationMethod = Literal["auto", "platt", "isotonic", "none"]
 
@@ -62,7 +59,7 @@ def fit_platt(scores: ArrayLike, matches: ArrayLike) -> Platt:
     """Fit a logistic curve by maximum likelihood, with Platt's targets, which keep it from certainty.
 
     Of N+ matches and N- others, a match aims at (N+ + 1) / (N+ + 2) and another at 1 / (N- + 2). A curve that would
-    fall, where higher scores are less often a match, becomes a level one at the share of matches.
+    fall, where higher scores are less often a match, becomes a level one at the mean of these targets.
 
     Args:
         scores: (n,) finite numbers.
@@ -98,7 +95,6 @@ def fit_platt(scores: ArrayLike, matches: ArrayLike) -> Platt:
     start = np.array([0.0, level.intercept])
     slope, intercept = minimize(loss, start, jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-10}).x
     if slope <= 0:
-        logger.warning("higher scores are not more often a match: every pair gets the same probability")
         return level
     return Platt(float(slope / spread), float(intercept - slope * center / spread))
 

@@ -15,8 +15,7 @@ from cosent.data.readers import ExampleReader
 from cosent.errors import UserError
 from cosent.modeling import SentenceBert
 
-# what separates fields and lines of a .tsv file becomes a space within a text
-NO_SEPARATORS = str.maketrans("\t\r\n", "   ")
+_NO_SEPARATORS = str.maketrans("\t\r\n", "   ")
 
 _PAIRS_AT_A_TIME = 16_384
 
@@ -61,21 +60,26 @@ def write_scored(path: str | Path, rows: Iterable[ScoredRow]) -> int:
     number = 0
     try:
         with unfinished.open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
+            table = csv.writer(file)
             for number, row in enumerate(rows, start=1):  # noqa: B007  # the last one counts
                 fields = row.fields()
-                written = [_plain(value) for value in fields.values()]
                 if path.suffix == ".jsonl":
                     file.write(json.dumps(fields, ensure_ascii=False) + "\n")
-                elif path.suffix == ".csv":
-                    table.writerows([fields, written] if number == 1 else [written])
-                else:
-                    cells = (value.translate(NO_SEPARATORS) for value in written)
-                    file.write(("\t".join(fields) + "\n" if number == 1 else "") + "\t".join(cells) + "\n")
+                    continue
+                for cells in ([fields] if number == 1 else []) + [fields.values()]:
+                    if path.suffix == ".csv":
+                        table.writerow([_plain(value) for value in cells])
+                    else:
+                        file.write(tsv_line(*cells) + "\n")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     return number
+
+
+def tsv_line(*cells: str | float | int | None) -> str:
+    """A line of a .tsv file, without its end; what separates fields and lines becomes a space within a text."""
+    return "\t".join(_plain(value).translate(_NO_SEPARATORS) for value in cells)
 
 
 def check_output(path: str | Path) -> Path:
@@ -100,6 +104,8 @@ def score_file(
 ) -> int:
     """Score a file's pairs and decide which match, some thousands at a time: memory does not grow with the file.
 
+    The file is read twice: what is wrong with its rows is said before anything is scored.
+
     Args:
         model: the encoder.
         reader: of pairs; labels, if there are any, are written beside the scores.
@@ -112,13 +118,17 @@ def score_file(
         How many pairs were scored.
 
     Raises:
-        UserError: if there is no threshold, given or stored, the input is overwritten, or its rows are no pairs.
+        UserError: if there is no threshold, given or stored, or the input would be overwritten.
+        DataError: if its rows are no pairs, see `ExampleReader`.
     """
     output_path = check_output(output_path)
     if output_path.resolve() == reader.path.resolve():
         raise UserError(f"{reader.path} would be overwritten by its own scores; give another output")
     if threshold is None and model.settings.decision is None:
         raise UserError("this model stores no threshold: give --threshold, or let scripts/calibrate.py choose one")
+
+    for _ in reader:
+        pass
 
     def rows() -> Iterator[ScoredRow]:
         examples = iter(reader)

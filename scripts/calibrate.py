@@ -1,6 +1,6 @@
 """Choose a model's threshold anew, and fit its probabilities, on labelled pairs: no training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ from cosent import SentenceBert, load_data
 from cosent.checkpoint import Decision, write_training
 from cosent.errors import UserError
 from cosent.evaluation.decide import decide
+from cosent.evaluation.degeneracy import warnings_of
 from cosent.evaluation.evaluators import EvaluationOptions, evaluate
 from cosent.evaluation.metrics import calibration_errors, decision
 from cosent.evaluation.scored import ScoredPairs
@@ -42,7 +43,8 @@ def main() -> None:
     options = EvaluationOptions(
         batch_size=args.batch_size, positive_label_min=args.positive_label_min, show_progress_bar=is_watched()
     )
-    pairs = evaluate(model, data, options).pairs
+    result = evaluate(model, data, options)
+    pairs = result.pairs
     assert pairs is not None  # as these are pairs
     if pairs.matches is None:
         raise UserError("labels are graded: --positive_label_min says from which label on a pair matches")
@@ -51,6 +53,10 @@ def main() -> None:
     if chosen is None:
         raise UserError(f"{args.data_path}: all pairs match, or none does, so there is nothing to choose by")
     report(pairs, stored, chosen)
+    if chosen.calibration is not None:
+        pairs = replace(pairs, probabilities=chosen.calibration(pairs.scores))
+    for warning in warnings_of(replace(result, pairs=pairs)):
+        print(f"\n{warning}")
     model.settings.decision = chosen
     write_training(args.model_name_or_path, model.settings)
     print(f"\nWritten to {args.model_name_or_path}/cosent_config.json")

@@ -1,13 +1,12 @@
 """Look for what is wrong with data before training on it: python scripts/check_data.py train.tsv dev.tsv test.tsv."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from command_line import NOUNS, parse, run
+from command_line import NOUNS, parse, run, write_json
 
 from cosent import SentenceBert
 from cosent.data.layouts import Columns
@@ -15,7 +14,7 @@ from cosent.data.lint import Finding, Split, check_leaks, check_split, normalize
 from cosent.data.readers import ExampleReader
 from cosent.data.splits import assign_by_component, component_of_examples
 from cosent.errors import UserError
-from cosent.scoring import NO_SEPARATORS
+from cosent.scoring import tsv_line
 from cosent.tokens import tokenize
 from cosent.training.arguments import ReadingArguments
 
@@ -45,6 +44,8 @@ def main() -> None:
     """Read, check each file and all pairs of files, print, write."""
     args, positional = parse(CheckArguments, positional=("paths", "Data files: what is trained on comes first."))
     model = SentenceBert(args.model_name_or_path, max_length=args.max_length) if args.model_name_or_path else None
+    if args.write_split:
+        check_split_arguments(args)
     splits = read(positional.paths, args)
     found: dict[str, list[Finding]] = {}
     for split in splits:
@@ -60,8 +61,7 @@ def main() -> None:
         show(found[name])
     if args.output_path:
         content = {name: [asdict(finding) for finding in findings] for name, findings in found.items()}
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        Path(args.output_path).write_text(text + "\n", encoding="utf-8")
+        write_json(Path(args.output_path), content)
     if args.write_split:
         write_split(splits, Path(args.write_split), args)
 
@@ -71,7 +71,8 @@ def read(paths: Sequence[str], args: CheckArguments) -> list[Split]:
     options = args.reading_options
     splits: list[Split] = []
     for path in paths:
-        likely = splits[0].data_format if splits else None
+        # as in train.py: of two columns without names, others are not to be guessed
+        likely = splits[0].data_format if splits and splits[0].data_format in ("classes", "triplets") else None
         columns = Columns(options["data_format"], options["text_columns"], options["label_column"], likely)
         splits.append(Split.read(ExampleReader(path, columns, on_bad_rows=options["on_bad_rows"])))
     return splits
@@ -116,10 +117,17 @@ def show(findings: Sequence[Finding]) -> None:
             print(f"      {example}")
 
 
-def write_split(splits: Sequence[Split], folder: Path, args: CheckArguments) -> None:
-    """Deal all examples anew into files that share no text, not even one that differs in case or punctuation."""
+def check_split_arguments(args: CheckArguments) -> None:
+    """Refuse shares that leave nothing to train on, and files that are there already."""
     if len(args.fractions) != 2 or min(args.fractions) < 0 or sum(args.fractions) >= 1:
         raise UserError(f"--fractions are the shares of dev and test, below 1 together; got {args.fractions}")
+    for name in SPLIT_NAMES:
+        if (path := Path(args.write_split or "", f"{name}.tsv")).exists():
+            raise UserError(f"{path} is there already; give --write_split another folder")
+
+
+def write_split(splits: Sequence[Split], folder: Path, args: CheckArguments) -> None:
+    """Deal all examples anew into files that share no text, not even one that differs in case or punctuation."""
     if len({split.data_format for split in splits}) > 1:
         raise UserError("--write_split deals out examples of one format; these files hold several")
     examples = [example for split in splits for example in split.examples]
@@ -131,15 +139,11 @@ def write_split(splits: Sequence[Split], folder: Path, args: CheckArguments) -> 
     )
     for which, name in enumerate(SPLIT_NAMES):
         path = folder / f"{name}.tsv"
-        if any(path.resolve() == Path(split.path).resolve() for split in splits):
-            raise UserError(f"{path} is one of the files that were read; give --write_split another folder")
         chosen = np.flatnonzero(number == which)
         with path.open("w", encoding="utf-8", newline="\n") as file:
             for n in chosen:
-                label = examples[n].label
-                fields = [text.translate(NO_SEPARATORS) for text in examples[n].texts]
-                fields += [] if label is None else [label if isinstance(label, str) else f"{label:.10g}"]
-                print(*fields, sep="\t", file=file)
+                texts, label = examples[n]
+                print(tsv_line(*texts, *([] if label is None else [label])), file=file)
         print(f"  {path}: {len(chosen):,} examples")
 
 

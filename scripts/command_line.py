@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -85,7 +86,20 @@ def unknown_tokens(data: TextDataset, model: SentenceBert) -> str:
 
 def show_interval(ends: tuple[float, float] | None) -> str:
     """A metric's interval, or nothing where there is none."""
-    return "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+    return "" if ends is None or math.isnan(ends[0]) else f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write numbers and texts by name; what is not a number is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    path.write_text(json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def choose_device(name: str) -> str | None:

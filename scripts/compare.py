@@ -1,24 +1,26 @@
 """Compare two models on the same pairs: python scripts/compare.py A B --test_data_path T."""
 
-import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from command_line import choose_device, parse, run
+from command_line import choose_device, parse, run, write_json
 from numpy.typing import NDArray
 
 from cosent import SentenceBert, read_records
+from cosent.checkpoint import read_settings
 from cosent.data.datasets import Records
 from cosent.data.splits import component_of_examples
 from cosent.errors import UserError
 from cosent.evaluation.bootstrap import CONFIDENCE
 from cosent.evaluation.comparison import Difference, McNemar, disagreements, mcnemar, paired_differences
+from cosent.evaluation.degeneracy import warnings_of_clusters
 from cosent.evaluation.evaluators import EvaluationOptions, evaluate
 from cosent.evaluation.scored import ScoredPairs
 from cosent.progress import is_watched
-from cosent.scoring import NO_SEPARATORS
+from cosent.scoring import tsv_line
 from cosent.training.arguments import EvaluationArguments
 
 SHOWN_PAIRS = 5
@@ -44,7 +46,11 @@ def main() -> None:
     if len(positional.models) != 2:
         raise UserError(f"two models are compared, not {len(positional.models)}")
     first_name, second_name = positional.models
+    if not args.num_resamples:
+        raise UserError("--num_resamples must be at least 1 here")
     records = read_records(args.test_data_path, **args.reading_options | {"data_format": "pairs"})
+    if args.positive_label_min is None:
+        args.positive_label_min = common_minimum(positional.models)
     first, second = (scored(name, records, args) for name in positional.models)
     folder = Path(args.output_dir or f"output/compare-{Path(first_name).name}-{Path(second_name).name}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,6 +59,8 @@ def main() -> None:
     test = mcnemar(first, second) if has_decisions else None
     print(f"A: {first_name}\nB: {second_name}\non {len(records):,} pairs of {args.test_data_path}\n")
     report(differences, test)
+    for warning in warnings_of_clusters(first.clusters):
+        print(f"\n{warning}")
     order = disagreements(first, second)
     print("\nWhere they disagree most, by rank among all pairs:\n")
     for number in order[:SHOWN_PAIRS]:
@@ -64,14 +72,22 @@ def main() -> None:
     print(f"\nWritten to {folder}: comparison.json and disagreements.tsv")
 
 
+def common_minimum(names: list[str]) -> float | None:
+    """The label from which on a pair matches, as the models store it: both are measured by one truth."""
+    decisions = [read_settings(name).decision for name in names]
+    stored = {decision.positive_label_min for decision in decisions if decision is not None}
+    if len(stored) > 1:
+        raise UserError(f"the models store different minima for a match, {stored}: give --positive_label_min")
+    return stored.pop() if stored else None
+
+
 def scored(name: str, records: Records, args: CompareArguments) -> ScoredPairs:
     """What a model says of the pairs, decided by its own threshold."""
     model = SentenceBert(name, trust_remote_code=args.trust_remote_code, device=choose_device(args.device))
     decision = model.settings.decision
-    stored_min = decision.positive_label_min if decision else None
     options = EvaluationOptions(
         batch_size=args.batch_size,
-        positive_label_min=args.positive_label_min if args.positive_label_min is not None else stored_min,
+        positive_label_min=args.positive_label_min,
         threshold=decision.threshold if decision else None,
         calibration=decision.calibration if decision else None,
         show_progress_bar=is_watched(),
@@ -84,12 +100,13 @@ def scored(name: str, records: Records, args: CompareArguments) -> ScoredPairs:
 
 def report(differences: dict[str, Difference], test: McNemar | None) -> None:
     """Print both models' metrics, and how far apart they are."""
-    print(f"{'':20}{'A':>8}{'B':>10}{'B - A':>10}   {CONFIDENCE:.0%} interval of B - A      p")
+    print(f"{'':20}{'A':>8}{'B':>10}{'B - A':>10}   {CONFIDENCE:.0%} interval        p")
     for name, difference in differences.items():
         values = f"{difference.first:8.4f}{difference.second:10.4f}{difference.value:+10.4f}"
         clear = " *" if difference.low > 0 or difference.high < 0 else ""
-        ends = f"{difference.low:+.4f} to {difference.high:+.4f}"
-        print(f"{name.replace('_', ' '):20}{values}   {ends:27} {difference.p_value:.3f}{clear}")
+        is_known = math.isfinite(difference.p_value)
+        ends = f"{difference.low:+.4f} to {difference.high:+.4f}   {difference.p_value:.3f}{clear}" if is_known else ""
+        print(f"{name.replace('_', ' '):20}{values}   {ends}".rstrip())
     print("\n* the interval does not hold 0. Pairs that share a text were drawn together.")
     if test is None:
         print("Decisions are compared where both models store a threshold and labels say what matches.")
@@ -107,8 +124,7 @@ def write(folder: Path, about: dict[str, object], differences: dict[str, Differe
         "differences": {name: {**asdict(item), "difference": item.value} for name, item in differences.items()},
         "mcnemar": asdict(test) if test else None,
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False).replace("NaN", "null")
-    (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "comparison.json", content)
 
 
 def write_disagreements(
@@ -116,16 +132,15 @@ def write_disagreements(
 ) -> None:
     """Write all pairs, those first that the models rank most differently."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        print("text1", "text2", "label", "score_a", "score_b", "decision_a", "decision_b", sep="\t", file=file)
+        print(tsv_line("text1", "text2", "label", "score_a", "score_b", "decision_a", "decision_b"), file=file)
         for number in order:
             row = records.rows[int(number)]
-            texts = [text.translate(NO_SEPARATORS) for text in row["texts"]]
             scores = [float(pairs.scores[number]) for pairs in (first, second)]
             thresholds = [pairs.threshold for pairs in (first, second)]
             decisions = [
-                "" if limit is None else int(score >= limit) for score, limit in zip(scores, thresholds, strict=True)
+                None if limit is None else int(score >= limit) for score, limit in zip(scores, thresholds, strict=True)
             ]
-            print(*texts, f"{row['label']:g}", *(f"{x:.6f}" for x in scores), *decisions, sep="\t", file=file)
+            print(tsv_line(*row["texts"], row["label"], *(round(x, 6) for x in scores), *decisions), file=file)
 
 
 if __name__ == "__main__":

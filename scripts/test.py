@@ -1,14 +1,22 @@
 """Say how good an encoder is on held-out data: python scripts/test.py --model_name_or_path M --test_data_path T."""
 
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from command_line import NOUNS, choose_device, joined_ranks, launched_ranks, parse, run, show_interval, unknown_tokens
+from command_line import (
+    NOUNS,
+    choose_device,
+    joined_ranks,
+    launched_ranks,
+    parse,
+    run,
+    show_interval,
+    unknown_tokens,
+    write_json,
+)
 from numpy.typing import NDArray
 
 from cosent import SentenceBert, TextDataset, load_data
@@ -82,16 +90,17 @@ def test(model_args: ModelArguments, args: TestArguments) -> None:
         show_progress_bar=is_watched(),
     )
     result = evaluate(model, data, options)
-    base_name, base_scores = score_base(model, data, args)
+    base_name, base_scores = score_base(model, data, args, trust_remote_code=model_args.trust_remote_code)
     if launched_ranks()[0] > 0:
         return
     metrics = result.metrics
     folder = Path(args.output_dir or default_folder(model_args.model_name_or_path, args.test_data_path))
     folder.mkdir(parents=True, exist_ok=True)
-    write_metrics(folder / "metrics.json", result)
+    intervals = {"intervals": result.intervals} if result.intervals else {}
+    write_json(folder / "metrics.json", {**metrics, **intervals})
     print(heading(model_args.model_name_or_path, data, model))
     if result.pairs is None:
-        report_metrics(metrics, index_path)
+        report_metrics(result, index_path)
     else:
         report_pairs(result, model)
         write_scored(folder / "predictions.tsv", scored_rows(data, result.pairs))
@@ -112,13 +121,27 @@ def test(model_args: ModelArguments, args: TestArguments) -> None:
     print(f"\nWritten to {folder}: metrics.json" + (" and predictions.tsv" if result.pairs is not None else ""))
 
 
-def score_base(model: SentenceBert, data: TextDataset, args: TestArguments) -> tuple[str, NDArray[np.float64] | None]:
+def score_base(
+    model: SentenceBert, data: TextDataset, args: TestArguments, *, trust_remote_code: bool
+) -> tuple[str, NDArray[np.float64] | None]:
     """For a report on pairs, the name and the scores of the model that was fine-tuned, if it is at hand."""
     name = args.base_model_name_or_path or model.settings.base_model or ""
     is_there = args.base_model_name_or_path is not None or Path(name).is_dir()
     if not (args.report and name and is_there and data.data_format == "pairs"):
         return "", None
-    base = SentenceBert(name, max_length=model.max_length, device=choose_device(args.device))
+    try:
+        base = SentenceBert(
+            name,
+            pooling_mode=model.pooling_mode,
+            max_length=model.max_length,
+            trust_remote_code=trust_remote_code,
+            device=choose_device(args.device),
+        )
+    except UserError as error:
+        if args.base_model_name_or_path is not None:
+            raise
+        print(f"Without scores before fine-tuning: {error}\n")  # nobody asked for them
+        return "", None
     pairs = evaluate(base, data.records.tokenize(base), EvaluationOptions(batch_size=args.batch_size)).pairs
     return name, None if pairs is None else pairs.scores
 
@@ -146,23 +169,20 @@ def heading(name: str, data: TextDataset, model: SentenceBert) -> str:
     return f"{name} on {len(data):,} {NOUNS[data.data_format]} of {report.path}{skipped}{truncated}{unknown}\n"
 
 
-def report_metrics(metrics: dict[str, float], index_path: str | None) -> None:
+def report_metrics(result: Evaluation, index_path: str | None) -> None:
     """Print the metrics of data without a decision to make."""
+    metrics = result.metrics
     left_out = metrics["n"] - metrics.get("num_queries", metrics["n"])
     if "knn_accuracy" in metrics:
         print(f"Neighbours are looked for in {index_path or 'the other test texts; --index_data_path names a file'}\n")
     if left_out:
         print(f"{left_out:,} texts are left out: no other text of their class is there to be found\n")
-    for name, value in metrics.items():
-        if name not in ("n", "num_queries", "seconds", "texts_per_second"):
-            print(f"  {name.replace('_', ' '):28}{value:8.4f}")
+    show(result, *(name for name in metrics if name not in ("n", "num_queries", "seconds", "texts_per_second")))
 
 
 def report_pairs(result: Evaluation, model: SentenceBert) -> None:
     """Print the metrics of pairs, those at the stored threshold apart from those chosen on the test data."""
     metrics, decision = result.metrics, model.settings.decision
-    if result.intervals:
-        print(f"  {'':20}{'':8}   {CONFIDENCE:.0%} interval")
     show(result, "spearman", "pearson")
     if "accuracy" in metrics and decision is not None:
         print(f"\nAt the stored threshold {decision.threshold:.4f}, the best by {decision.metric} on ", end="")
@@ -184,20 +204,9 @@ def show(result: Evaluation, *names: str) -> None:
     """Print metrics that there are, a line each, with their intervals."""
     for name in names:
         if name in result.metrics and name != "threshold":
-            value = f"{name.replace('_', ' '):20}{result.metrics[name]:8.4f}"
-            print(f"  {value}   {show_interval(result.intervals.get(name))}".rstrip())
-
-
-def write_metrics(path: Path, result: Evaluation) -> None:
-    """Write metrics and their intervals as JSON, where undefined ones are null."""
-    plain: dict[str, Any] = {name: _defined(value) for name, value in result.metrics.items()}
-    if result.intervals:
-        plain["intervals"] = {name: [_defined(end) for end in ends] for name, ends in result.intervals.items()}
-    path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
+            ends = show_interval(result.intervals.get(name))
+            interval = f"   {CONFIDENCE:.0%} interval {ends}" if ends else ""
+            print(f"  {name.replace('_', ' '):26}{result.metrics[name]:8.4f}{interval}")
 
 
 def scored_rows(data: TextDataset, pairs: ScoredPairs) -> Iterator[ScoredRow]:

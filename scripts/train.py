@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -307,16 +308,16 @@ def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments)
 
 def lint(splits: Splits, positive_label_min: float | None) -> None:
     """Say in short what is wrong with the data; check_data.py says where."""
-    held_out = [data for data in (splits.eval, splits.test) if data is not None]
-    if sum(map(len, (splits.train, *held_out))) > MOST_CHECKED:
+    datasets = [data for data in (splits.train, splits.eval, splits.test) if data is not None]
+    if sum(map(len, datasets)) > MOST_CHECKED:
         print(f"check: more than {MOST_CHECKED:,} examples are not checked here: scripts/check_data.py does")
         return
-    train = Split.of(splits.train.records)
-    findings = check_split(train, positive_label_min)
-    for data in held_out:
-        findings += check_leaks(train, Split.of(data.records))
-    for finding in findings:
-        print(f"check: {finding}")
+    parts = [Split.of(data.records) for data in datasets]
+    findings = [(part.path, finding) for part in parts for finding in check_split(part, positive_label_min)]
+    for earlier, later in combinations(parts, 2):
+        findings += [(later.path, finding) for finding in check_leaks(earlier, later)]
+    for path, finding in findings:
+        print(f"check: {path}: {finding}")
     if findings:
         print("check: scripts/check_data.py with these files shows where, and what it does to a result")
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
@@ -83,6 +83,7 @@ class Layout:
         width: fields that a row without names needs.
         max_width: fields that such a row may have.
         is_header: whether the first row holds names.
+        needs_label: whether a pair's label has to be there; if not, an empty one is none.
     """
 
     data_format: DataFormat
@@ -92,6 +93,7 @@ class Layout:
     width: int = 0
     max_width: float = math.inf
     is_header: bool = False
+    needs_label: bool = True
 
     def examples(self, row: Row) -> list[Example]:
         """What a row holds.
@@ -113,7 +115,8 @@ class Layout:
         values, label = self._list_fields(row) if isinstance(row, list) else self._named_fields(row)
         if self.data_format == "pairs":
             texts = _to_texts(values, ["first text", "second text"])
-            return [Example(texts, None if self.label is None else _to_score(label))]
+            has_label = self.needs_label or label is not None and str(label).strip() != ""
+            return [Example(texts, _to_score(label) if has_label else None)]
         if self.data_format == "classes":
             return [Example(_to_texts(values, ["text"]), _to_class(label))]
         if self.data_format == "sentences":
@@ -130,6 +133,7 @@ class Layout:
         """Picks the fields of a pair without names, by far the most frequent kind of row in files of millions."""
         places = [*self.texts, self.label]
         is_plain = self.data_format == "pairs" and len(places) == 3 and all(isinstance(p, int) for p in places)
+        is_plain = is_plain and self.needs_label
         return itemgetter(*places) if is_plain else None
 
     def _list_fields(self, row: list[str]) -> tuple[list[Any], Any]:
@@ -139,7 +143,7 @@ class Layout:
             raise ValueError(f"{len(row)} columns, expected {expected}{more}")
         places = [int(place) for place in self.texts]
         further = row[len(places) :] if self.any_negatives else []
-        label = row[self.label] if isinstance(self.label, int) else None
+        label = row[self.label] if isinstance(self.label, int) and self.label < len(row) else None
         return [*(row[place] for place in places if place < len(row)), *further], label
 
     def _named_fields(self, row: dict[str, Any]) -> tuple[list[Any], Any]:
@@ -221,7 +225,8 @@ class Columns:
                 doubtful = self.texts is None or data_format == "triplets" and len(self.texts) == 2
                 if self.data_format == "auto" and data_format != "pairs" and doubtful:
                     self._check_left_over(data_format, found, names)
-                return Layout(data_format, texts, labels[0] if labels else None, any_negatives)
+                label = labels[0] if labels else None
+                return Layout(data_format, texts, label, any_negatives, needs_label=self.needs_label)
         return None
 
     def _names(self, data_format: DataFormat, known: dict[str, str]) -> tuple[list[str], list[str]]:
@@ -275,7 +280,7 @@ class Columns:
         label = int(self.label) if self.label is not None and takes_label else default
         needed = texts[:2] if data_format == "triplets" else texts
         width = max([*needed, *([] if label is None else [label])]) + 1
-        return Layout(data_format, texts, label, width=width)
+        return Layout(data_format, texts, label, width=width, needs_label=self.needs_label)
 
     def _of_fields(self, rows: list[list[str]]) -> Layout:
         """A layout of rows without names, in the order that is documented."""
@@ -298,7 +303,7 @@ class Columns:
         if data_format == "triplets":
             return Layout("triplets", texts, any_negatives=True, width=2)
         if data_format == "pairs" and not self.needs_label:
-            return Layout("pairs", texts, 2 if width > 2 and 2 in numbers else None, width=2)
+            return Layout("pairs", texts, 2 if width > 2 and 2 in numbers else None, width=2, needs_label=False)
         width = {"pairs": 3, "classes": 2}.get(data_format, width)
         return Layout(data_format, texts, {"pairs": 2, "classes": 1}.get(data_format), width=width, max_width=width)
 
@@ -335,7 +340,9 @@ def _in_header(layout: Layout, header: list[str]) -> Layout:
     label = None if layout.label is None else header.index(str(layout.label))
     # where a row has fewer negatives, its last fields may be missing
     width = max(places[:2]) + 1 if layout.data_format == "triplets" else len(header)
-    return Layout(layout.data_format, places, label, width=width, max_width=len(header), is_header=True)
+    return replace(
+        layout, texts=places, label=label, any_negatives=False, width=width, max_width=len(header), is_header=True
+    )
 
 
 def _first(candidates: Sequence[Sequence[str]], known: dict[str, str]) -> list[str]:

@@ -22,6 +22,7 @@ from cosent.data.readers import ExampleReader
 SHOWN_EXAMPLES = 3
 _SHOWN_CHARACTERS = 60
 
+_OF_NUMBERS = re.compile(r"(?<=\d)[.,:/-](?=\d)|(?<!\w)-(?=\d)")
 _INVISIBLE = re.compile("[\ufeff\u200b-\u200f\u202a-\u202e\u2060-\u2064]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # what UTF-8 looks like when it was read as Latin-1 or Windows-1252, and two classics of GBK
@@ -125,10 +126,15 @@ class TextIds:
 def normalized(text: str) -> str:
     """A text without what seldom carries meaning: case, width, accents' encoding, spaces and punctuation.
 
-    Where nothing else is left, it is the text in its own width and case.
+    Within and before numbers punctuation stays, and so do symbols (C++, $, emoji). Where nothing else is left, it is
+    the text in its own width and case.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(character for character in plain if character.isalnum()) or plain.strip()
+    if plain.isalnum():
+        return plain
+    kept = {found.start() for found in _OF_NUMBERS.finditer(plain)}
+    letters = (c for i, c in enumerate(plain) if i in kept or unicodedata.category(c)[0] in "LMNS")
+    return "".join(letters) or plain.strip()
 
 
 def check_split(split: Split, positive_label_min: float | None = None) -> list[Finding]:

@@ -7,7 +7,7 @@ draws of a block are computed at once, from weights that say how often each pair
 Shapes: n pairs, C clusters, R resamples, r of a block, m distinct scores, c bins of probability.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,7 @@ from cosent.evaluation.scored import ScoredPairs
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 1_000
+FEWEST_CLUSTERS = 10  # fewer do not say how much clusters differ: of one, every draw is the same
 
 _WEIGHTS_AT_ONCE = 1 << 22  # 32 MiB of float64; ranking makes some copies of as many
 
@@ -35,25 +36,57 @@ def resampled_metrics(
 
     Returns:
         (R,) values of each metric of `ScoredPairs.metrics` that is not chosen on these pairs; nan where a draw leaves
-        it undefined.
+        it undefined, and everywhere if there are fewer than ten clusters, which are too few to draw from.
 
     Reference: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; Field and Welsh, "Bootstrapping
         Clustered Data", 2007 (the cluster bootstrap).
     """
+    statistics = [_correlations(pairs.scores, pairs.labels)]
+    if pairs.matches is not None:
+        statistics.append(_areas(pairs.scores, pairs.matches))
+        if pairs.threshold is not None:
+            statistics.append(_decision(pairs.scores >= pairs.threshold, pairs.matches))
+        if pairs.probabilities is not None:
+            statistics.append(_calibration(pairs.probabilities, pairs.matches))
     _, cluster = np.unique(pairs.clusters, return_inverse=True)
-    num_clusters = int(cluster.max()) + 1
     blocks: list[dict[str, NDArray[np.float64]]] = []
-    for draws in _draws(num_clusters, num_resamples, max(1, _WEIGHTS_AT_ONCE // len(cluster)), seed):
+    for draws in _draws(int(cluster.max()) + 1, num_resamples, max(1, _WEIGHTS_AT_ONCE // len(cluster)), seed):
         weights = draws[:, cluster]  # (r, n)
-        block = _correlations(pairs, weights)
-        if pairs.matches is not None:
-            block |= _areas(pairs.scores, pairs.matches, weights)
-            if pairs.threshold is not None:
-                block |= _decision(pairs.scores >= pairs.threshold, pairs.matches, weights)
-            if pairs.probabilities is not None:
-                block |= _calibration(pairs.probabilities, pairs.matches, weights)
-        blocks.append(block)
+        blocks.append({name: values for statistic in statistics for name, values in statistic(weights).items()})
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def resampled_means(
+    values: Mapping[str, NDArray[np.float64]],
+    clusters: NDArray[np.int64],
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, NDArray[np.float64]]:
+    """Compute means again and again, each time of as many clusters, drawn with replacement.
+
+    Args:
+        values: (n,) numbers by name; those that are nan are left out.
+        clusters: (n,) equal for values that depend on each other.
+        num_resamples: how often, R.
+        seed: of the draws.
+
+    Returns:
+        (R,) means by name; nan where a draw holds nothing, and everywhere if there are fewer than ten clusters.
+    """
+    _, cluster = np.unique(clusters, return_inverse=True)
+    num_clusters = int(cluster.max()) + 1 if len(cluster) else 0
+    sums = {}  # (C, 2) of each name: the sum of a cluster's numbers, and how many they are
+    for name, numbers in values.items():
+        known = np.isfinite(numbers)
+        count = np.bincount(cluster[known], minlength=num_clusters)
+        sums[name] = np.stack([np.bincount(cluster[known], numbers[known], num_clusters), count], axis=1)
+    means: dict[str, list[NDArray[np.float64]]] = {name: [] for name in values}
+    for draws in _draws(num_clusters, num_resamples, max(1, _WEIGHTS_AT_ONCE // max(num_clusters, 1)), seed):
+        for name, cluster_sums in sums.items():
+            total, number = (draws @ cluster_sums).T
+            means[name].append(np.where(number > 0, total / np.where(number > 0, number, 1), np.nan))
+    return {name: np.concatenate(parts) for name, parts in means.items()}
 
 
 def interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -75,8 +108,8 @@ def interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, 
 
 
 def intervals(resamples: Mapping[str, ArrayLike]) -> dict[str, tuple[float, float]]:
-    """The interval of each metric of `resampled_metrics`."""
-    return {name: interval(values) for name, values in resamples.items()}
+    """The interval of each metric of `resampled_metrics` but "ece", which resampling makes larger than it is."""
+    return {name: interval(values) for name, values in resamples.items() if name != "ece"}
 
 
 def _draws(num_clusters: int, num_resamples: int, at_once: int, seed: int) -> Iterator[NDArray[np.float64]]:
@@ -84,26 +117,41 @@ def _draws(num_clusters: int, num_resamples: int, at_once: int, seed: int) -> It
     generator = np.random.default_rng(seed)
     for start in range(0, num_resamples, at_once):
         size = min(at_once, num_resamples - start)
+        if num_clusters < FEWEST_CLUSTERS:
+            yield np.full((size, num_clusters), np.nan)
+            continue
         drawn = generator.integers(num_clusters, size=(size, num_clusters))
         drawn += np.arange(size)[:, None] * num_clusters
         yield np.bincount(drawn.ravel(), minlength=size * num_clusters).reshape(size, num_clusters).astype(np.float64)
 
 
-def _correlations(pairs: ScoredPairs, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    ranks = _weighted_ranks(pairs.scores, weights), _weighted_ranks(pairs.labels, weights)
-    return {
-        "spearman": _weighted_pearson(ranks[0], ranks[1], weights),
-        "pearson": _weighted_pearson(pairs.scores[None], pairs.labels[None], weights),
-    }
+_Statistic = Callable[[NDArray[np.float64]], dict[str, NDArray[np.float64]]]  # (r, n) weights -> (r,) metrics
 
 
-def _weighted_ranks(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(r, n) mean ranks that values have where each stands as often as its weight says."""
+def _correlations(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> _Statistic:
+    ranked = _weighted_ranks(scores), _weighted_ranks(labels)
+
+    def statistic(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        return {
+            "spearman": _weighted_pearson(ranked[0](weights), ranked[1](weights), weights),
+            "pearson": _weighted_pearson(scores[None], labels[None], weights),
+        }
+
+    return statistic
+
+
+def _weighted_ranks(values: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Gives the (r, n) mean ranks that (n,) values have where each stands as often as its (r, n) weight says."""
     order = np.argsort(values, kind="stable")
-    distinct, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(weights[:, order], axis=1)[:, np.cumsum(sizes) - 1]  # (r, m) how many are at or below
-    starts = np.concatenate([np.zeros((len(ends), 1)), ends[:, :-1]], axis=1)
-    return ((starts + ends + 1) / 2)[:, group]
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(sizes) - 1
+
+    def ranks(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        ends = np.cumsum(weights[:, order], axis=1)[:, last]  # (r, m) how many are at or below
+        starts = np.concatenate([np.zeros((len(ends), 1)), ends[:, :-1]], axis=1)
+        return ((starts + ends + 1) / 2)[:, group]
+
+    return ranks
 
 
 def _weighted_pearson(
@@ -123,55 +171,62 @@ def _weighted_pearson(
     return np.where(is_defined, covariance / np.sqrt(np.where(is_defined, variances[0] * variances[1], 1.0)), np.nan)
 
 
-def _areas(
-    scores: NDArray[np.float64], matches: NDArray[np.bool_], weights: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
+def _areas(scores: NDArray[np.float64], matches: NDArray[np.bool_]) -> _Statistic:
     order = np.argsort(-scores, kind="stable")
+    sorted_matches = matches[order]
     last_of_tie = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    sorted_weights = weights[:, order]
-    found = np.cumsum(sorted_weights, axis=1)[:, last_of_tie]  # (r, m) pairs at or above each score
-    true_positives = np.cumsum(sorted_weights * matches[order], axis=1)[:, last_of_tie]
-    false_positives = found - true_positives
-    positives, negatives = true_positives[:, -1:], false_positives[:, -1:]
-    defined = ((positives > 0) & (negatives > 0))[:, 0]
-    recall = true_positives / np.maximum(positives, 1)
-    gains = np.diff(recall, axis=1, prepend=0)
-    precision = true_positives / np.maximum(found, 1)
-    steps = np.diff(false_positives / np.maximum(negatives, 1), axis=1, prepend=0)
-    area = (steps * (recall - gains / 2)).sum(1)  # trapezia
-    return {
-        "average_precision": np.where(defined, (gains * precision).sum(1), np.nan),
-        "roc_auc": np.where(defined, area, np.nan),
-    }
+
+    def statistic(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        sorted_weights = weights[:, order]
+        found = np.cumsum(sorted_weights, axis=1)[:, last_of_tie]  # (r, m) pairs at or above each score
+        true_positives = np.cumsum(sorted_weights * sorted_matches, axis=1)[:, last_of_tie]
+        false_positives = found - true_positives
+        positives, negatives = true_positives[:, -1:], false_positives[:, -1:]
+        defined = ((positives > 0) & (negatives > 0))[:, 0]
+        recall = true_positives / np.maximum(positives, 1)
+        gains = np.diff(recall, axis=1, prepend=0)
+        precision = true_positives / np.maximum(found, 1)
+        steps = np.diff(false_positives / np.maximum(negatives, 1), axis=1, prepend=0)
+        area = (steps * (recall - gains / 2)).sum(1)  # trapezia
+        return {
+            "average_precision": np.where(defined, (gains * precision).sum(1), np.nan),
+            "roc_auc": np.where(defined, area, np.nan),
+        }
+
+    return statistic
 
 
-def _decision(
-    said: NDArray[np.bool_], matches: NDArray[np.bool_], weights: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    kinds = np.stack([said & matches, said & ~matches, ~said & matches, ~said & ~matches], axis=1)
-    tp, fp, fn, tn = (weights @ kinds.astype(np.float64)).T
-    margins = np.sqrt((tp + fp) * (tp + fn)) * np.sqrt((tn + fp) * (tn + fn))
-    return {
-        "accuracy": (tp + tn) / (tp + fp + fn + tn),
-        "precision": _ratio(tp, tp + fp),
-        "recall": _ratio(tp, tp + fn),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "mcc": _ratio(tp * tn - fp * fn, margins),
-    }
+def _decision(said: NDArray[np.bool_], matches: NDArray[np.bool_]) -> _Statistic:
+    kinds = np.stack([said & matches, said & ~matches, ~said & matches, ~said & ~matches], axis=1).astype(np.float64)
+
+    def statistic(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        tp, fp, fn, tn = (weights @ kinds).T
+        margins = np.sqrt((tp + fp) * (tp + fn)) * np.sqrt((tn + fp) * (tn + fn))
+        return {
+            "accuracy": (tp + tn) / (tp + fp + fn + tn),
+            "precision": _ratio(tp, tp + fp),
+            "recall": _ratio(tp, tp + fn),
+            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+            "mcc": _ratio(tp * tn - fp * fn, margins),
+        }
+
+    return statistic
 
 
 def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
     """Quotients; 0 where the denominator is."""
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
 
 
-def _calibration(
-    probabilities: NDArray[np.float64], matches: NDArray[np.bool_], weights: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    bins = np.eye(calibration_bins(probabilities).max() + 1)[calibration_bins(probabilities)]  # (n, c)
-    gaps = weights @ (bins * (probabilities - matches)[:, None])  # (r, c)
-    total = weights.sum(1)
-    return {
-        "ece": np.abs(gaps).sum(1) / total,
-        "brier": weights @ np.square(probabilities - matches) / total,
-    }
+def _calibration(probabilities: NDArray[np.float64], matches: NDArray[np.bool_]) -> _Statistic:
+    errors = probabilities - matches
+    squares = np.square(errors)
+    number = calibration_bins(probabilities)
+    members = [np.flatnonzero(number == each) for each in np.unique(number)]
+
+    def statistic(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        total = weights.sum(1)
+        gaps = sum(np.abs(weights[:, rows] @ errors[rows]) for rows in members)
+        return {"ece": gaps / total, "brier": weights @ squares / total}
+
+    return statistic

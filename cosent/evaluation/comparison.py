@@ -3,6 +3,7 @@
 Shapes: n pairs, R resamples.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,8 @@ class Difference:
         second: the second model's.
         low: lower end of the 95% interval of second - first.
         high: its upper end.
-        p_value: of no difference, two-sided: how often a resample's difference has the other sign, twice.
+        p_value: of no difference, two-sided: how often a resample's difference has the other sign, twice; nan, as the
+            interval is, where there are too few clusters to draw from.
     """
 
     first: float
@@ -71,8 +73,7 @@ def paired_differences(
 
     Reference: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 16.
     """
-    if not np.array_equal(first.labels, second.labels) or not np.array_equal(first.clusters, second.clusters):
-        raise ValueError("two models are compared on the same pairs, in the same order")
+    _check_same(first, second)
     resamples = [resampled_metrics(pairs, num_resamples=num_resamples, seed=seed) for pairs in (first, second)]
     values = first.metrics(), second.metrics()
     differences = {}
@@ -81,7 +82,8 @@ def paired_differences(
             drawn = resamples[1][name] - resamples[0][name]
             drawn = drawn[np.isfinite(drawn)]
             sides = [np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0)]
-            p_value = min(1.0, 2 * (min(sides) + 1) / (len(drawn) + 1))  # never 0 from a finite number of draws
+            # never 0 from a finite number of draws
+            p_value = min(1.0, 2 * (min(sides) + 1) / (len(drawn) + 1)) if len(drawn) else math.nan
             differences[name] = Difference(values[0][name], values[1][name], *interval(drawn), p_value)
     return differences
 
@@ -97,11 +99,12 @@ def mcnemar(first: ScoredPairs, second: ScoredPairs) -> McNemar:
         How many pairs one of them alone decides right, and whether that could be a fair coin.
 
     Raises:
-        ValueError: if a model decides nothing.
+        ValueError: if a model decides nothing, or these are not the same pairs.
 
     Reference: McNemar, "Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages",
         1947; in its exact form, a binomial test.
     """
+    _check_same(first, second)
     right = []
     for pairs in (first, second):
         if pairs.threshold is None or pairs.matches is None:
@@ -110,6 +113,13 @@ def mcnemar(first: ScoredPairs, second: ScoredPairs) -> McNemar:
     only_first, only_second = int(np.sum(right[0] & ~right[1])), int(np.sum(~right[0] & right[1]))
     differ = only_first + only_second
     return McNemar(only_first, only_second, float(stats.binomtest(only_first, differ).pvalue) if differ else 1.0)
+
+
+def _check_same(first: ScoredPairs, second: ScoredPairs) -> None:
+    matches = [pairs.labels if pairs.matches is None else pairs.matches for pairs in (first, second)]
+    same = zip((first.labels, first.clusters, matches[0]), (second.labels, second.clusters, matches[1]), strict=True)
+    if not all(np.array_equal(one, other) for one, other in same):
+        raise ValueError("two models are compared on the same pairs, in the same order, with the same truth")
 
 
 def disagreements(first: ScoredPairs, second: ScoredPairs) -> NDArray[np.int64]:

@@ -3,7 +3,9 @@
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cosent.evaluation.bootstrap import FEWEST_CLUSTERS
 from cosent.evaluation.evaluators import Evaluation
 
 COLLAPSED_UNIFORMITY = -0.05  # texts lie within a mean squared distance of about 0.025: cosines of 0.99
@@ -11,7 +13,8 @@ COLLAPSED_RANK = 1.5
 WIDE = 0.1  # of an interval
 _FEW_CLUSTERS = 30
 _LARGE_CLUSTER = 0.2
-_WATCHED = ("spearman", "accuracy")
+_CONSTANT = 1e-6  # what float32 leaves between cosines of one and the same vector
+_WATCHED = ("spearman", "accuracy", "triplet_accuracy", "mrr", "knn_accuracy")
 
 
 def warnings_of(result: Evaluation) -> list[str]:
@@ -42,8 +45,10 @@ def _of_scores(result: Evaluation) -> list[str]:
     if pairs is None:
         return []
     found = []
-    if np.ptp(pairs.scores) == 0:
-        found.append(f"every score is {pairs.scores[0]:.4f}: correlations are undefined, and nothing is told apart")
+    if np.ptp(pairs.scores) < _CONSTANT:
+        found.append(f"every score is {pairs.scores[0]:.4f}: correlations mean nothing, and nothing is told apart")
+    elif pairs.probabilities is not None and np.ptp(pairs.probabilities) == 0:
+        found.append("on the data that chose the threshold, higher scores were not more often a match")
     if pairs.matches is not None and (pairs.matches.all() or not pairs.matches.any()):
         which = "every pair matches" if pairs.matches.all() else "no pair matches"
         found.append(f"{which} in this data: accuracy says nothing here, and ROC-AUC is undefined")
@@ -51,20 +56,37 @@ def _of_scores(result: Evaluation) -> list[str]:
 
 
 def _of_intervals(result: Evaluation) -> list[str]:
+    if not result.intervals:
+        return []
     found = []
     for name in _WATCHED:
-        low, high = result.intervals.get(name, (0.0, 0.0))
+        low, high = result.intervals.get(name, (math.nan, math.nan))
         if high - low > WIDE:
             found.append(
-                f"{name} could be anywhere from {low:.3f} to {high:.3f}: {result.metrics['n']:,} pairs are too few to "
-                "tell models apart whose figures differ by less"
+                f"{name} could be anywhere from {low:.3f} to {high:.3f}: {result.metrics['n']:,} examples are too few "
+                "to tell models apart whose figures differ by less"
             )
             break
-    if result.intervals and result.pairs is not None:
-        sizes = np.unique(result.pairs.clusters, return_counts=True)[1]
-        if len(sizes) < _FEW_CLUSTERS or sizes.max() > _LARGE_CLUSTER * sizes.sum():
-            found.append(
-                f"intervals are not to be relied on: {sizes.sum():,} pairs hang together by shared texts in only "
-                f"{len(sizes):,} groups, the largest of {sizes.max():,}"
-            )
-    return found
+    level = [name for name, (low, high) in result.intervals.items() if low == high]
+    if level:
+        found.append(f"no example speaks against {', '.join(level)}, so that intervals have no width: more would")
+    return found + (warnings_of_clusters(result.pairs.clusters) if result.pairs is not None else [])
+
+
+def warnings_of_clusters(clusters: NDArray[np.int64]) -> list[str]:
+    """Whether there are enough clusters, none of them too large, for intervals to be relied on.
+
+    Args:
+        clusters: (n,) equal for pairs that share a text.
+
+    Returns:
+        A sentence, or nothing.
+    """
+    sizes = np.unique(clusters, return_counts=True)[1]
+    if len(sizes) >= _FEW_CLUSTERS and sizes.max() <= _LARGE_CLUSTER * sizes.sum():
+        return []
+    what = "there are no intervals" if len(sizes) < FEWEST_CLUSTERS else "intervals are not to be relied on"
+    return [
+        f"{what}: {sizes.sum():,} pairs hang together by shared texts in only {len(sizes):,} groups, the largest of "
+        f"{sizes.max():,}"
+    ]

@@ -22,7 +22,7 @@ from cosent.data.layouts import DataFormat
 from cosent.data.positives import is_match
 from cosent.distributed import num_ranks, on_first_rank, rank, sum_on_first_rank
 from cosent.errors import UserError
-from cosent.evaluation.bootstrap import intervals, resampled_metrics
+from cosent.evaluation.bootstrap import intervals, resampled_means, resampled_metrics
 from cosent.evaluation.geometry import (
     EFFECTIVE_RANK,
     GEOMETRY,
@@ -32,7 +32,7 @@ from cosent.evaluation.geometry import (
     uniformity,
 )
 from cosent.evaluation.metrics import BEST_DECISIONS, CORRELATIONS
-from cosent.evaluation.retrieval import NEIGHBORS, RETRIEVAL, neighbor_metrics, retrieval_metrics
+from cosent.evaluation.retrieval import NEIGHBORS, RETRIEVAL, neighbor_values, retrieval_values
 from cosent.evaluation.scored import ScoredPairs
 from cosent.modeling import SentenceBert
 from cosent.similarity import pairwise_cosine
@@ -56,7 +56,7 @@ class EvaluationOptions:
             and graded labels leave out every metric about decisions.
         threshold: also say how good this threshold's decisions about pairs are.
         calibration: also say how far off the probabilities are that it gives pairs' scores.
-        num_resamples: of a bootstrap that says how far off pairs' metrics could be by chance; 0: none.
+        num_resamples: of a bootstrap that says how far off metrics could be by chance; 0: none.
         seed: of the bootstrap.
         index: classified texts whose neighbours classify the dataset's. None: the dataset's own other texts.
         num_neighbors: how many of them vote.
@@ -113,12 +113,12 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
 
     Returns:
         For every format "n" examples, "alignment" (where labels say what matches), "uniformity", "effective_rank",
-        "seconds", and "texts_per_second" of distinct texts;
+        "seconds" that embedding took, and "texts_per_second" of distinct texts;
         for pairs: the metrics of `ScoredPairs`;
         for triplets: where there are negatives "triplet_accuracy", the share of (anchor, positive, negative) in which
-        the positive is nearer, and "mean_margin", how much higher its cosine is; the metrics of `retrieval_metrics`
+        the positive is nearer, and "mean_margin", how much higher its cosine is; the means of `retrieval_values`
         among all positives and negatives;
-        for classes: the metrics of `neighbor_metrics`;
+        for classes: "num_queries", the texts whose class can be found, and over these the means of `neighbor_values`;
         for sentences: "alignment" of two embeddings of a text under dropout, and its sum with "uniformity".
 
     Raises:
@@ -130,6 +130,7 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
         raise UserError(f"{path} holds {options.index.data_format}: texts with a class are looked for there")
     start = time.perf_counter()
     embedded = _embed(model, dataset, options)
+    seconds = time.perf_counter() - start
     evaluator: dict[DataFormat, Callable[[_Embedded, EvaluationOptions], Evaluation]] = {
         "pairs": _evaluate_pairs,
         "triplets": _evaluate_triplets,
@@ -142,7 +143,6 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
             if part is not None and not part.embeddings.isfinite().all():
                 raise UserError("embeddings are not finite; if this is in training, lower the learning rate")
         result = evaluator[dataset.data_format](embedded, options)
-        seconds = time.perf_counter() - start
         speed = {"seconds": seconds, "texts_per_second": len(embedded.text_ids) / seconds}
         rank_used = {EFFECTIVE_RANK: effective_rank(embedded.embeddings)}
         return replace(result, metrics={"n": len(dataset), **result.metrics, **rank_used, **speed})
@@ -213,28 +213,28 @@ def _evaluate_triplets(embedded: _Embedded, options: EvaluationOptions) -> Evalu
     column = np.arange(len(embedded.rows)) - np.repeat(anchors_at, counts)
     anchors, positives = embedded.rows[anchors_at], embedded.rows[anchors_at + 1]
     of_example = np.repeat(np.arange(len(counts)), counts)[column > 1]  # (negatives,)
-    metrics: dict[str, float] = {}
+    values: dict[str, NDArray[np.float64]] = {}
     if len(of_example):
         near = _cosines(embedded.embeddings, anchors, positives)[of_example].astype(np.float64)
         margins = near - _cosines(embedded.embeddings, anchors[of_example], embedded.rows[column > 1])
-        metrics = {"triplet_accuracy": float(np.mean(margins > 0)), "mean_margin": float(np.mean(margins))}
+        values = {"triplet_accuracy": (margins > 0).astype(np.float64), "mean_margin": margins}
     candidates, found_at = np.unique(embedded.rows[column > 0], return_inverse=True)
     groups = torch.from_numpy(embedded.dataset.positive_groups(embedded.text_ids))
-    retrieval = retrieval_metrics(
+    retrieval = retrieval_values(
         embedded.embeddings[anchors],
         groups[anchors],
         embedded.embeddings[candidates],
         groups[candidates],
         torch.from_numpy(found_at[column[column > 0] == 1]),
     )
-    return Evaluation(
-        {
-            **metrics,
-            **retrieval,
-            "alignment": alignment(embedded.embeddings[anchors], embedded.embeddings[positives]),
-            "uniformity": uniformity(embedded.embeddings),
-        }
-    )
+    of_negatives = _means(values, groups[anchors].numpy()[of_example], options)
+    of_queries = _means({name: value.numpy() for name, value in retrieval.items()}, groups[anchors].numpy(), options)
+    geometry = {
+        "alignment": alignment(embedded.embeddings[anchors], embedded.embeddings[positives]),
+        "uniformity": uniformity(embedded.embeddings),
+    }
+    metrics = {**of_negatives.metrics, **of_queries.metrics, **geometry}
+    return Evaluation(metrics, intervals={**of_negatives.intervals, **of_queries.intervals})
 
 
 def _evaluate_classes(embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
@@ -242,20 +242,32 @@ def _evaluate_classes(embedded: _Embedded, options: EvaluationOptions) -> Evalua
     index, other = None, embedded.index
     if other is not None:
         index = other.embeddings[other.rows], torch.tensor(other.dataset.labels)
-    metrics = neighbor_metrics(queries, labels, index, k=options.num_neighbors)
-    if not metrics["num_queries"]:
+    values = neighbor_values(queries, labels, index, k=options.num_neighbors)
+    num_queries = int(values["nn_accuracy"].isfinite().sum())
+    if not num_queries:
         raise UserError(
             f"{embedded.dataset.records.report.path}: no text has another of its class to be found; are class names "
             "written as in the training data?"
         )
-    return Evaluation(
-        {**metrics, "alignment": class_alignment(queries, labels), "uniformity": uniformity(embedded.embeddings)}
-    )
+    result = _means({name: value.numpy() for name, value in values.items()}, embedded.rows, options)
+    geometry = {"alignment": class_alignment(queries, labels), "uniformity": uniformity(embedded.embeddings)}
+    return replace(result, metrics={"num_queries": num_queries, **result.metrics, **geometry})
 
 
 def _evaluate_sentences(embedded: _Embedded, options: EvaluationOptions) -> Evaluation:
     near, spread = alignment(*embedded.views), uniformity(embedded.embeddings)
     return Evaluation({ALIGNMENT_PLUS_UNIFORMITY: near + spread, "alignment": near, "uniformity": spread})
+
+
+def _means(
+    values: dict[str, NDArray[np.float64]], clusters: NDArray[np.int64], options: EvaluationOptions
+) -> Evaluation:
+    """Means of (n,) values, nan left out, and intervals; (n,) clusters are equal where values depend on each other."""
+    metrics = {name: float(np.nanmean(value)) for name, value in values.items()}
+    if not options.num_resamples:
+        return Evaluation(metrics)
+    resamples = resampled_means(values, clusters, num_resamples=options.num_resamples, seed=options.seed)
+    return Evaluation(metrics, intervals=intervals(resamples))
 
 
 def _embed(model: SentenceBert, dataset: TextDataset, options: EvaluationOptions) -> _Embedded:

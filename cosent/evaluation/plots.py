@@ -66,6 +66,12 @@ def draw_percentiles(before: NDArray[np.float64], after: NDArray[np.float64]) ->
     return _picture(draw)
 
 
+def is_metric(name: str) -> bool:
+    """Whether a name in the Trainer's logs is that of a metric of the eval data, and not of time or counts."""
+    of_time = name.endswith(("_runtime", "_per_second", "_seconds"))
+    return name.startswith("eval_") and not of_time and name not in ("eval_n", "eval_num_queries")
+
+
 def draw_history(log_history: Sequence[dict[str, float]]) -> dict[str, bytes]:
     """Draw how a training went.
 
@@ -82,7 +88,7 @@ def draw_history(log_history: Sequence[dict[str, float]]) -> dict[str, bytes]:
     evaluated = {
         name.removeprefix("eval_"): points
         for name, points in curves.items()
-        if name.startswith("eval_") and name not in ("eval_n", "eval_seconds") and _is_share(points)
+        if is_metric(name) and all(-1 <= value <= 1 for _, value in points)
     }
     wanted = {
         "loss": {"loss": curves.get("loss", [])},
@@ -99,10 +105,6 @@ def draw_history(log_history: Sequence[dict[str, float]]) -> dict[str, bytes]:
 
     titles = {"loss": "Training loss", "learning_rate": "Learning rate", "eval": "Metrics on the eval data"}
     return {name: _picture(draw, titles[name], lines) for name, lines in wanted.items() if any(lines.values())}
-
-
-def _is_share(points: Sequence[tuple[float, float]]) -> bool:
-    return all(-1 <= value <= 1 for _, value in points)
 
 
 def _picture(draw: Callable[..., None], *what: Any) -> bytes:

@@ -20,7 +20,7 @@ from cosent.evaluation.bootstrap import CONFIDENCE
 from cosent.evaluation.degeneracy import warnings_of
 from cosent.evaluation.evaluators import Evaluation
 from cosent.evaluation.metrics import BEST_DECISIONS, CALIBRATION, CORRELATIONS, DECISION
-from cosent.evaluation.plots import can_draw, draw_history, draw_pairs, draw_percentiles
+from cosent.evaluation.plots import can_draw, draw_history, draw_pairs, draw_percentiles, is_metric
 from cosent.evaluation.scored import ScoredPairs
 from cosent.evaluation.slices import Slice, by_label, by_length, by_overlap
 
@@ -133,10 +133,8 @@ def training_report(log_history: Sequence[dict[str, float]], *, model_name: str)
         The page: curves, and a table of the evaluations.
     """
     pictures = draw_history(log_history) if can_draw() else {}
-    evaluations = [log for log in log_history if any(name.startswith("eval_") for name in log)]
-    names = (
-        [name for name in evaluations[0] if name.startswith("eval_") and "second" not in name] if evaluations else []
-    )
+    evaluations = [log for log in log_history if any(map(is_metric, log))]
+    names = [name for name in evaluations[0] if is_metric(name)] if evaluations else []
     rows = [[f"{log['step']:,.0f}", *(_number(log.get(name, math.nan)) for name in names)] for log in evaluations]
     losses = [(log["step"], log["loss"]) for log in log_history if "loss" in log]
     parts = _pictures(pictures)

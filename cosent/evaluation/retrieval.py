@@ -1,6 +1,7 @@
 """How well embeddings find what they should: neighbours of the same class, a query's positive. Tensors in, numbers out.
 
-Everything runs in blocks of queries, so that no matrix of all queries by all candidates is ever made.
+Each figure is a mean over queries; these are its terms, so that a bootstrap can draw queries. Everything runs in blocks
+of queries, so that no matrix of all queries by all candidates is ever made.
 
 Shapes: n queries, m candidates, b queries of a block, k neighbours, D dimensions.
 """
@@ -18,9 +19,9 @@ RETRIEVAL = ("recall_at_1", "recall_at_10", "mrr")
 _SCORES_AT_ONCE = 2**24  # 64 MiB of float32
 
 
-def neighbor_metrics(
+def neighbor_values(
     queries: Tensor, query_labels: Tensor, index: tuple[Tensor, Tensor] | None = None, *, k: int = 10
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Classify each query by its nearest neighbours, by cosine.
 
     Args:
@@ -31,10 +32,9 @@ def neighbor_metrics(
         k: neighbours that vote; the class with most votes wins, and of several the one with the nearest neighbour.
 
     Returns:
-        "num_queries", those whose class the index has at all, others being left out; "nn_accuracy" by the nearest
-        neighbour; "knn_accuracy" by the vote of k; "map_at_r", the mean over queries of 1/R * sum over i <= R of [i-th
-        is right] * (share of right ones among the first i), R being the class's size in the index. All nan where there
-        is no such query.
+        (n,) float64 each, nan for queries whose class the index does not have at all: "nn_accuracy", whether the
+        nearest neighbour is right; "knn_accuracy", whether the vote of k is; "map_at_r", 1/R * sum over i <= R of [i-th
+        is right] * (share of right ones among the first i), R being the class's size in the index.
 
     Reference: Musgrave, Belongie and Lim, "A Metric Learning Reality Check", 2020, section 3.2 (MAP@R).
     """
@@ -55,9 +55,8 @@ def neighbor_metrics(
         found.append(
             torch.stack([right[:, 0], votes == query_labels[rows], _average_precision(right, relevant[rows])], 1)
         )
-    valid = torch.cat(found)[relevant > 0].double()
-    means = valid.mean(0).tolist() if len(valid) else [math.nan] * 3
-    return {"num_queries": len(valid), **dict(zip(NEIGHBORS, means, strict=True))}
+    values = torch.cat(found).double().masked_fill((relevant < 1)[:, None], math.nan)
+    return dict(zip(NEIGHBORS, values.unbind(1), strict=True))
 
 
 def _vote(neighbors: Tensor) -> Tensor:
@@ -76,9 +75,9 @@ def _average_precision(right: Tensor, relevant: Tensor) -> Tensor:
     return (precision * counted).sum(1) / relevant.clamp_min(1)
 
 
-def retrieval_metrics(
+def retrieval_values(
     queries: Tensor, query_groups: Tensor, candidates: Tensor, candidate_groups: Tensor, targets: Tensor
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Look for each query's target among all candidates, by cosine.
 
     Args:
@@ -89,8 +88,8 @@ def retrieval_metrics(
         targets: (n,) which candidate is to be found.
 
     Returns:
-        "recall_at_1" and "recall_at_10", the share of queries whose target is among the first 1 and 10, and "mrr", the
-        mean of 1 / rank. A candidate that scores the same as the target goes before it.
+        (n,) float64 each: "recall_at_1" and "recall_at_10", whether the target is among the first 1 and 10, and "mrr",
+        1 / rank. A candidate that scores the same as the target goes before it.
     """
     ranks = []
     for rows in torch.arange(len(queries)).split(max(1, _SCORES_AT_ONCE // max(len(candidates), 1))):
@@ -99,5 +98,4 @@ def retrieval_metrics(
         others = (query_groups[rows, None] != candidate_groups).scatter(1, own, False)
         ranks.append(1 + ((scores >= scores.gather(1, own)) & others).sum(1))
     rank = torch.cat(ranks).double()
-    values = ((rank <= 1).double(), (rank <= 10).double(), 1 / rank)
-    return {name: value.mean().item() for name, value in zip(RETRIEVAL, values, strict=True)}
+    return dict(zip(RETRIEVAL, ((rank <= 1).double(), (rank <= 10).double(), 1 / rank), strict=True))

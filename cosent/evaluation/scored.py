@@ -3,7 +3,8 @@
 Shapes: n pairs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,17 @@ class ScoredPairs:
     matches: NDArray[np.bool_] | None = None
     threshold: float | None = None
     probabilities: NDArray[np.float64] | None = None
+
+    def select(self, rows: NDArray[Any]) -> "ScoredPairs":
+        """Some of the pairs, by number or by a (n,) boolean."""
+        return replace(
+            self,
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            clusters=self.clusters[rows],
+            matches=None if self.matches is None else self.matches[rows],
+            probabilities=None if self.probabilities is None else self.probabilities[rows],
+        )
 
     def metrics(self) -> dict[str, float]:
         """Those of `correlations`; where labels say what matches, those of `best_decisions`, with a threshold those of

@@ -4,7 +4,7 @@ Shapes: n pairs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,4 @@ def _by_quantile(pairs: ScoredPairs, values: NDArray[np.float64], name: str) -> 
 
 
 def _slice(pairs: ScoredPairs, name: str, chosen: NDArray[np.bool_]) -> Slice:
-    per_pair = ("scores", "labels", "clusters", "matches", "probabilities")
-    parts = {field: value[chosen] for field in per_pair if (value := getattr(pairs, field)) is not None}
-    return Slice(name, int(chosen.sum()), float(pairs.scores[chosen].mean()), replace(pairs, **parts).metrics())
+    return Slice(name, int(chosen.sum()), float(pairs.scores[chosen].mean()), pairs.select(chosen).metrics())

@@ -103,7 +103,7 @@ class EvaluationArguments(ReadingArguments):
     )
     num_resamples: int = field(
         default=NUM_RESAMPLES,
-        metadata={"help": "Resamples of the bootstrap behind the 95% intervals of pairs' metrics. 0: no intervals."},
+        metadata={"help": "Resamples of the bootstrap behind the 95% intervals. 0: no intervals."},
     )
 
     def __post_init__(self) -> None:

@@ -176,3 +176,20 @@ def test_what_seldom_carries_meaning_does_not_tell_texts_apart():
     assert normalized("Ｈｅｌｌｏ,  World!") == normalized("hello world") == "helloworld"
     assert normalized("花呗 怎么还款？") == normalized("花呗怎么还款")
     assert normalized("?!") != normalized("...")
+    different = [
+        "1.5 l",
+        "15 l",
+        "-5",
+        "5",
+        "की",
+        "का",
+        "c++",
+        "c",
+        "x > 0",
+        "x < 0",
+        "so 😀",
+        "so 😡",
+        "10:30",
+        "1030",
+    ]
+    assert len({normalized(text) for text in different}) == len(different)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cosent.evaluation import bootstrap
-from cosent.evaluation.bootstrap import interval, intervals, resampled_metrics
+from cosent.evaluation.bootstrap import interval, intervals, resampled_means, resampled_metrics
 from cosent.evaluation.scored import ScoredPairs
 
 
@@ -23,17 +23,6 @@ def drawn_rows(pairs: ScoredPairs, number: int, seed: int) -> np.ndarray:
     return np.concatenate([np.flatnonzero(pairs.clusters == names[c]) for c in draws])
 
 
-def rows_of(pairs: ScoredPairs, rows: np.ndarray) -> ScoredPairs:
-    return ScoredPairs(
-        pairs.scores[rows],
-        pairs.labels[rows],
-        pairs.clusters[rows],
-        pairs.matches[rows],
-        pairs.threshold,
-        pairs.probabilities[rows],
-    )
-
-
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("at_once", [1, 1 << 22])
 def test_each_resample_has_the_metrics_of_the_rows_that_were_drawn(tied, at_once, monkeypatch):
@@ -43,26 +32,37 @@ def test_each_resample_has_the_metrics_of_the_rows_that_were_drawn(tied, at_once
     expected_names = set(pairs.metrics()) - {"threshold"} - {name for name in pairs.metrics() if "best" in name}
     assert set(found) == expected_names
     for number in range(20):
-        expected = rows_of(pairs, drawn_rows(pairs, number, seed=3)).metrics()
+        expected = pairs.select(drawn_rows(pairs, number, seed=3)).metrics()
         for name in expected_names:
             assert found[name][number] == pytest.approx(expected[name], abs=1e-9, nan_ok=True), name
 
 
 def test_a_draw_that_leaves_a_metric_undefined_is_not_counted():
-    # two clusters: half of the draws hold one label alone
-    pairs = ScoredPairs(
-        np.array([0.9, 0.8, 0.2, 0.1]),
-        np.array([0.7, 0.7, 0.3, 0.3]),
-        np.array([0, 0, 1, 1]),
-        np.array([1, 1, 0, 0]) > 0,
-    )
-    found = resampled_metrics(pairs, num_resamples=200)
+    # twelve clusters, only one of which matches: in a third of the draws it is not there
+    labels = np.array([0.7] * 2 + [0.3] * 22)
+    scores = np.where(labels > 0.5, 0.9, 0.1) + np.arange(24) / 1000
+    pairs = ScoredPairs(scores, labels, np.arange(24) // 2, labels > 0.5)
+    found = resampled_metrics(pairs, num_resamples=300)
     one_label = np.isnan(found["roc_auc"])
-    assert 0.3 < one_label.mean() < 0.7
+    assert 0.25 < one_label.mean() < 0.45  # (11 / 12) ** 12 = 0.352
     for name in ("spearman", "pearson", "average_precision"):
         assert np.array_equal(np.isnan(found[name]), one_label)
     assert intervals(found)["roc_auc"] == (1.0, 1.0)
     assert np.isnan(interval([np.nan])).all()
+
+
+def test_too_few_clusters_have_no_interval():
+    pairs = scored(60, 9)
+    assert len(np.unique(pairs.clusters)) == 9
+    for values in (resampled_metrics(pairs), resampled_means({"score": pairs.scores}, pairs.clusters)):
+        assert all(np.isnan(numbers).all() for numbers in values.values())
+    assert np.isnan(intervals(resampled_metrics(pairs))["spearman"]).all()
+
+
+def test_the_calibration_error_has_no_interval_since_resampling_adds_to_it():
+    pairs = scored()
+    assert "ece" not in intervals(resampled_metrics(pairs))
+    assert resampled_metrics(pairs)["ece"].mean() > pairs.metrics()["ece"]
 
 
 def test_pairs_that_share_texts_make_the_interval_wider_and_it_covers_what_it_should():
@@ -86,3 +86,13 @@ def test_the_same_seed_draws_the_same():
     one, two, other = (resampled_metrics(scored(), num_resamples=9, seed=seed)["spearman"] for seed in (1, 1, 2))
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
+
+
+def test_each_resampled_mean_is_that_of_the_values_that_were_drawn():
+    pairs = scored()
+    values = {"score": pairs.scores, "label": np.where(pairs.matches, pairs.labels, np.nan)}
+    found = resampled_means(values, pairs.clusters, num_resamples=20, seed=3)
+    for number in range(20):
+        rows = drawn_rows(pairs, number, seed=3)
+        for name, numbers in values.items():
+            assert found[name][number] == pytest.approx(np.nanmean(numbers[rows])), name

@@ -32,6 +32,23 @@ def test_models_are_compared_on_the_same_pairs():
         paired_differences(scored(), scored(seed=1))
 
 
+def test_one_group_of_pairs_says_nothing_about_a_difference():
+    first = replace(scored(200), clusters=np.zeros(200, dtype=np.int64))
+    second = replace(first, scores=first.scores + np.random.default_rng(0).normal(0, 0.01, 200))
+    for difference in paired_differences(first, second).values():
+        assert np.isnan([difference.low, difference.high, difference.p_value]).all()
+
+
+def test_both_are_measured_by_one_truth():
+    first = scored()
+    second = replace(first, matches=first.labels > 0.4)
+    for compare in (mcnemar, paired_differences):
+        with pytest.raises(ValueError, match="with the same truth"):
+            compare(first, second)
+    with pytest.raises(ValueError, match="with the same truth"):
+        mcnemar(first, replace(first, matches=None))
+
+
 def test_mcnemar_is_the_binomial_test_of_what_one_alone_decides_right():
     pairs = scored()
     matches = np.arange(60) < 30
@@ -43,7 +60,7 @@ def test_mcnemar_is_the_binomial_test_of_what_one_alone_decides_right():
     found = mcnemar(first, second)
     assert (found.only_first, found.only_second) == (2, 8)
     assert found.p_value == pytest.approx(2 * stats.binom.cdf(2, 10, 0.5))
-    with pytest.raises(ValueError, match="threshold"):
+    with pytest.raises(ValueError, match="need a threshold"):
         mcnemar(first, replace(second, threshold=None))
 
 

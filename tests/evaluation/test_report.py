@@ -127,13 +127,14 @@ def test_warnings_stand_on_top(result):
 def test_a_training_run_has_its_curves():
     logs = [
         {"step": 5, "loss": 3.0, "learning_rate": 1e-5, "epoch": 1},
-        {"step": 5, "eval_spearman": 0.5, "eval_n": 96, "eval_texts_per_second": 99.0},
+        {"step": 5, "eval_spearman": 0.5, "eval_n": 96, "eval_runtime": 0.25, "eval_steps_per_second": 0.5},
         {"step": 10, "loss": 2.0, "learning_rate": 0.0, "epoch": 2},
-        {"step": 10, "eval_spearman": 0.6, "eval_n": 96, "eval_texts_per_second": 99.0},
+        {"step": 10, "eval_spearman": 0.6, "eval_n": 96, "eval_runtime": 0.25, "eval_steps_per_second": 0.5},
     ]
     made = training_report(logs, model_name="run")
     rows = Cells(made.html).rows
-    assert ["10", "0.6000", "96.0000"] in rows
+    assert ["10", "0.6000"] in rows
+    assert ["step", "spearman"] in rows
     assert ["5", "3.0000"] in rows
     if made.pictures:
         assert set(made.pictures) == {"loss", "learning_rate", "eval"}

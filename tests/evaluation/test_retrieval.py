@@ -7,7 +7,19 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from cosent.evaluation import retrieval
-from cosent.evaluation.retrieval import neighbor_metrics, retrieval_metrics
+from cosent.evaluation.retrieval import neighbor_values, retrieval_values
+
+
+def neighbor_metrics(*arguments, **options):
+    """Means over the queries that count, and how many these are."""
+    values = neighbor_values(*arguments, **options)
+    valid = values["nn_accuracy"].isfinite()
+    assert all(torch.equal(value.isfinite(), valid) for value in values.values())
+    return {"num_queries": int(valid.sum())} | {name: value[valid].mean().item() for name, value in values.items()}
+
+
+def retrieval_metrics(*arguments):
+    return {name: value.mean().item() for name, value in retrieval_values(*arguments).items()}
 
 
 @pytest.fixture(params=[2**24, 64])

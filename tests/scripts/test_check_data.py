@@ -52,7 +52,14 @@ def test_a_split_that_it_writes_leaks_nothing_and_loses_nothing(tmp_path):
 
 def test_mistakes_end_in_one_clear_line(error_of, tmp_path):
     train = write(tmp_path / "train.tsv", [("a", "b", "1"), ("c", "d", "0")])
-    assert "one of the files that were read" in error_of("check_data.py", train, "--write_split", tmp_path)
-    asked = error_of("check_data.py", train, "--write_split", tmp_path / "x", "--fractions", "0.5", "0.6")
+    assert "train.tsv is there already" in error_of("check_data.py", train, "--write_split", tmp_path)
+    (tmp_path / "x").mkdir()
+    write(tmp_path / "x" / "test.tsv", [("kept", "as it is", "1")])
+    assert "test.tsv is there already" in error_of("check_data.py", train, "--write_split", tmp_path / "x")
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["test.tsv"]
+    write(tmp_path / "s.txt", [("one sentence",)])
+    write(tmp_path / "two.tsv", [("a", "b"), ("c", "d")])
+    assert "has two columns without names" in error_of("check_data.py", tmp_path / "s.txt", tmp_path / "two.tsv")
+    asked = error_of("check_data.py", train, "--write_split", tmp_path / "y", "--fractions", "0.5", "0.6")
     assert "below 1 together" in asked
     assert train.read_text() == "a\tb\t1\nc\td\t0\n"

@@ -1,0 +1,68 @@
+import csv
+
+import numpy as np
+import pytest
+
+from cosent import scoring
+from cosent.checkpoint import Decision
+from cosent.data.layouts import Columns
+from cosent.data.readers import ExampleReader
+from cosent.errors import DataError
+from cosent.scoring import ScoredRow, score_file, write_scored
+
+UNLABELLED = Columns("pairs", needs_label=False)
+
+
+@pytest.fixture
+def decided(model):
+    model.settings.decision = Decision(0.5, "accuracy", 0.9, "dev.tsv", 9)
+    return model
+
+
+def test_blocks_follow_each_other_in_the_files_order(decided, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "_PAIRS_AT_A_TIME", 7)
+    pairs = [(f"还款 {number}", f"退款 {number % 3}") for number in range(20)]
+    (tmp_path / "a.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
+    assert score_file(decided, ExampleReader(tmp_path / "a.tsv", UNLABELLED), tmp_path / "out.tsv") == 20
+    lines = [line.split("\t") for line in (tmp_path / "out.tsv").read_text(encoding="utf-8").splitlines()]
+    assert lines[0] == ["text1", "text2", "label", "score", "probability", "decision"]
+    assert [tuple(line[:2]) for line in lines[1:]] == pairs
+    np.testing.assert_allclose([float(line[3]) for line in lines[1:]], decided.predict(pairs).scores, atol=1e-5)
+
+
+def test_a_bad_row_is_said_before_anything_is_scored(decided, tmp_path, monkeypatch):
+    monkeypatch.setattr(decided, "predict", lambda *args, **options: pytest.fail("scored"))
+    (tmp_path / "a.tsv").write_text("a\tb\n" * 9 + "c\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 10: 1 columns"):
+        score_file(decided, ExampleReader(tmp_path / "a.tsv", UNLABELLED), tmp_path / "out.tsv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "a\tb\t1\nc\td\t0\ne\tf\ng\th\t\n"),
+        ("a.csv", "text1,text2,label\na,b,1\nc,d,0\ne,f,\ng,h,\n"),
+        ("a.jsonl", '{"text1": "a", "text2": "b", "label": 1}\n{"text1": "c", "text2": "d", "label": 0}\n'
+         '{"text1": "e", "text2": "f", "label": null}\n{"text1": "g", "text2": "h", "label": ""}\n'),
+    ],
+)  # fmt: skip
+def test_a_label_may_be_missing(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    examples = list(ExampleReader(tmp_path / name, UNLABELLED))
+    assert [example.texts for example in examples] == [("a", "b"), ("c", "d"), ("e", "f"), ("g", "h")]
+    assert [example.label for example in examples] == [1, 0, None, None]
+
+
+def test_what_separates_rows_does_not_make_more_of_them(tmp_path):
+    rows = [ScoredRow(("a\rb", 'c, "d"'), 0.5), ScoredRow(("e\nf", "g\th"), 0.25, 1.0, 0.75, True)]
+    for kind in ("tsv", "csv", "jsonl"):
+        assert write_scored(tmp_path / f"a.{kind}", rows) == 2
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        assert [row[:2] for row in csv.reader(file)] == [["text1", "text2"], ["a\rb", 'c, "d"'], ["e\nf", "g\th"]]
+    lines = (tmp_path / "a.tsv").read_bytes().decode().split("\n")
+    assert lines == [
+        "text1\ttext2\tlabel\tscore\tprobability\tdecision",
+        'a b\tc, "d"\t\t0.5\t\t',
+        "e f\tg h\t1\t0.25\t0.75\t1",
+        "",
+    ]
