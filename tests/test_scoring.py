@@ -31,6 +31,7 @@ def test_blocks_follow_each_other_in_the_files_order(decided, tmp_path, monkeypa
 
 
 def test_a_bad_row_is_said_before_anything_is_scored(decided, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "_PAIRS_AT_A_TIME", 7)
     monkeypatch.setattr(decided, "predict", lambda *args, **options: pytest.fail("scored"))
     (tmp_path / "a.tsv").write_text("a\tb\n" * 9 + "c\n", encoding="utf-8")
     with pytest.raises(DataError, match="line 10: 1 columns"):

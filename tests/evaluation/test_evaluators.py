@@ -39,6 +39,31 @@ def test_metrics_are_those_that_labels_allow(model, binary, graded):
     assert found["n"] == len(binary)
 
 
+def test_pairs_that_share_a_text_are_one_cluster(model, tmp_path):
+    rows = [("a", "b", 1), ("c", "d", 0), ("e", "b", 0), ("f", "g", 1), ("e", "h", 1)]
+    (tmp_path / "a.tsv").write_text("".join(f"{a}\t{b}\t{label}\n" for a, b, label in rows))
+    clusters = evaluate(model, load_data(tmp_path / "a.tsv", model)).pairs.clusters
+    assert clusters[0] == clusters[2] == clusters[4]
+    assert len(set(clusters)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "metrics"),
+    [
+        ("zh/dev.txt", {}, ("spearman", "average_precision")),
+        ("triplets.dev.tsv", {"data_format": "triplets"}, ("triplet_accuracy", "mean_margin", "mrr")),
+        ("classes.dev.tsv", {"data_format": "classes"}, ("nn_accuracy", "knn_accuracy", "map_at_r")),
+    ],
+)
+def test_intervals_are_there_when_they_are_asked_for(model, name, options, metrics):
+    data = load_data(DATA / name, model, **options)
+    assert evaluate(model, data).intervals == {}
+    found = evaluate(model, data, EvaluationOptions(num_resamples=200, num_neighbors=1))
+    for metric in metrics:
+        low, high = found.intervals[metric]
+        assert low < found.metrics[metric] < high
+
+
 def test_the_best_threshold_attains_the_best_accuracy(model, binary):
     best = evaluate(model, binary).metrics
     found = evaluate(model, binary, EvaluationOptions(threshold=best["best_threshold"])).metrics

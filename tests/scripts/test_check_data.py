@@ -50,6 +50,16 @@ def test_a_split_that_it_writes_leaks_nothing_and_loses_nothing(tmp_path):
         assert path.read_bytes() == (tmp_path / "same" / path.name).read_bytes()
 
 
+def test_texts_that_differ_in_case_alone_stay_together(tmp_path):
+    rows = [(f"Text {n // 2}" if n % 2 else f"text {n // 2}!", f"other {n}", str(n % 2)) for n in range(40)]
+    paths = [write(tmp_path / "all.tsv", rows), "--write_split", tmp_path / "new", "--fractions", "0.3", "0.3"]
+    done = run_script("check_data.py", *paths)
+    assert done.status == 0, done.stderr
+    parts = [(tmp_path / "new" / f"{name}.tsv").read_text().splitlines() for name in ("train", "dev", "test")]
+    numbers = [{line.split("\t")[0].strip("!").split()[1] for line in part} for part in parts]
+    assert sum(map(len, numbers)) == len(set.union(*numbers)) == 20
+
+
 def test_mistakes_end_in_one_clear_line(error_of, tmp_path):
     train = write(tmp_path / "train.tsv", [("a", "b", "1"), ("c", "d", "0")])
     assert "train.tsv is there already" in error_of("check_data.py", train, "--write_split", tmp_path)
