@@ -9,7 +9,7 @@ from command_line import choose_device, parse, run
 from cosent import SentenceBert, load_data
 from cosent.checkpoint import Decision, write_training
 from cosent.errors import UserError
-from cosent.evaluation.decide import decide
+from cosent.evaluation.decide import decide, describe_decision
 from cosent.evaluation.degeneracy import warnings_of
 from cosent.evaluation.evaluators import EvaluationOptions, evaluate
 from cosent.evaluation.metrics import calibration_errors, decision
@@ -34,12 +34,17 @@ class CalibrateArguments(ReadingArguments):
 def main() -> None:
     """Score, choose, say what changes, store."""
     args, decision_args = parse(CalibrateArguments, DecisionArguments)
+    if Path(args.model_name_or_path).is_symlink():
+        raise UserError(f"{args.model_name_or_path} is a link to a folder of others: copy it first (cp -rL)")
     if not Path(args.model_name_or_path).is_dir():
         raise UserError(f"{args.model_name_or_path} is no folder: what is chosen is stored in the model's own")
     model = SentenceBert(
         args.model_name_or_path, trust_remote_code=args.trust_remote_code, device=choose_device(args.device)
     )
     data = load_data(args.data_path, model, **args.reading_options | {"data_format": "pairs"})
+    stored = model.settings.decision
+    if args.positive_label_min is None and stored is not None:
+        args.positive_label_min = stored.positive_label_min
     options = EvaluationOptions(
         batch_size=args.batch_size, positive_label_min=args.positive_label_min, show_progress_bar=is_watched()
     )
@@ -48,13 +53,13 @@ def main() -> None:
     assert pairs is not None  # as these are pairs
     if pairs.matches is None:
         raise UserError("labels are graded: --positive_label_min says from which label on a pair matches")
-    stored = model.settings.decision
     chosen = decide(pairs, args.data_path, **vars(decision_args), positive_label_min=args.positive_label_min)
     if chosen is None:
         raise UserError(f"{args.data_path}: all pairs match, or none does, so there is nothing to choose by")
     report(pairs, stored, chosen)
     if chosen.calibration is not None:
         pairs = replace(pairs, probabilities=chosen.calibration(pairs.scores))
+    print(f"  that is, {describe_decision(pairs, chosen)}")
     for warning in warnings_of(replace(result, pairs=pairs)):
         print(f"\n{warning}")
     model.settings.decision = chosen

@@ -156,6 +156,8 @@ def _call(main: Callable[[], None], if_lost: str) -> None:
     except UserError as error:
         if rank > 0:
             time.sleep(_GRACE)
+        if distributed.is_initialized() and distributed.get_backend() == "gloo":
+            distributed.destroy_process_group()  # its threads would abort the process at its end
         sys.exit(f"error on rank {rank}: {error}" if rank else f"error: {error}")
     except RuntimeError as error:
         if num_ranks == 1 or not any(message in str(error) for message in _LOST):

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from command_line import choose_device, parse, run, write_json
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from cosent import SentenceBert, read_records
 from cosent.checkpoint import read_settings
@@ -32,7 +33,8 @@ class CompareArguments(EvaluationArguments):
 
     test_data_path: str = field(metadata={"help": "Labelled pairs that neither model was trained on."})
     output_dir: str | None = field(
-        default=None, metadata={"help": "Where comparison.json and disagreements.tsv go. Default: output/compare-A-B."}
+        default=None,
+        metadata={"help": "Where comparison.json and disagreements.tsv go. Default: output/compare-<A>-<B>-<data>."},
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Allow code from the checkpoints to run."})
     seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
@@ -52,7 +54,8 @@ def main() -> None:
     if args.positive_label_min is None:
         args.positive_label_min = common_minimum(positional.models)
     first, second = (scored(name, records, args) for name in positional.models)
-    folder = Path(args.output_dir or f"output/compare-{Path(first_name).name}-{Path(second_name).name}")
+    names = [Path(name).absolute().name for name in (*positional.models, args.test_data_path)]
+    folder = Path(args.output_dir or f"output/compare-{'-'.join(names)}")
     folder.mkdir(parents=True, exist_ok=True)
     differences = paired_differences(first, second, num_resamples=args.num_resamples, seed=args.seed)
     has_decisions = first.threshold is not None and second.threshold is not None and first.matches is not None
@@ -62,12 +65,17 @@ def main() -> None:
     for warning in warnings_of_clusters(first.clusters):
         print(f"\n{warning}")
     order = disagreements(first, second)
-    print("\nWhere they disagree most, by rank among all pairs:\n")
+    print(f"\nWhere they disagree most, by rank among all {len(records):,} pairs (1 is the highest score):\n")
+    ranks = [rankdata(-pairs.scores) for pairs in (first, second)]
     for number in order[:SHOWN_PAIRS]:
         row = records.rows[int(number)]
-        print(f"  A {first.scores[number]:.4f}   B {second.scores[number]:.4f}   label {row['label']:g}")
+        print(
+            f"  A {first.scores[number]:.4f} (rank {ranks[0][number]:.0f})   "
+            f"B {second.scores[number]:.4f} (rank {ranks[1][number]:.0f})   label {row['label']:g}"
+        )
         print("      " + "   |   ".join(row["texts"]))
-    write(folder, {"first": first_name, "second": second_name, "n": len(records)}, differences, test)
+    about = {"first": first_name, "second": second_name, "data": args.test_data_path, "n": len(records)}
+    write(folder, about, differences, test)
     write_disagreements(folder / "disagreements.tsv", records, first, second, order)
     print(f"\nWritten to {folder}: comparison.json and disagreements.tsv")
 
@@ -77,7 +85,12 @@ def common_minimum(names: list[str]) -> float | None:
     decisions = [read_settings(name).decision for name in names]
     stored = {decision.positive_label_min for decision in decisions if decision is not None}
     if len(stored) > 1:
-        raise UserError(f"the models store different minima for a match, {stored}: give --positive_label_min")
+        minima = ", ".join(
+            f"{name}: {'labels are 0 and 1' if decision.positive_label_min is None else decision.positive_label_min}"
+            for name, decision in zip(names, decisions, strict=True)
+            if decision is not None
+        )
+        raise UserError(f"the models differ in what a match is ({minima}): give --positive_label_min")
     return stored.pop() if stored else None
 
 
@@ -109,7 +122,8 @@ def report(differences: dict[str, Difference], test: McNemar | None) -> None:
         print(f"{name.replace('_', ' '):20}{values}   {ends}".rstrip())
     print("\n* the interval does not hold 0. Pairs that share a text were drawn together.")
     if test is None:
-        print("Decisions are compared where both models store a threshold and labels say what matches.")
+        print("Decisions are compared where labels say what matches, and both models store a threshold, which")
+        print("scripts/calibrate.py chooses for a model that has none.")
         return
     print(
         f"\nMcNemar: A alone is right about {test.only_first:,} pairs, B alone about {test.only_second:,}; "

@@ -8,6 +8,7 @@ from command_line import choose_device, parse, run
 from cosent import SentenceBert
 from cosent.data.layouts import Columns
 from cosent.data.readers import ExampleReader, OnBadRows
+from cosent.errors import UserError
 from cosent.progress import is_watched
 from cosent.scoring import check_output, score_file
 from cosent.training.arguments import ModelArguments, names
@@ -23,6 +24,9 @@ class PredictArguments:
         default=None,
         metadata={"help": "The text columns, as name1,name2, or by position from 0 without a header: 0,1."},
     )
+    label_column: str | None = field(
+        default=None, metadata={"help": "The label's column, likewise; it is only written beside the scores."}
+    )
     on_bad_rows: OnBadRows = field(
         default="error", metadata={"help": "What to do about rows that cannot be used: error, or skip and count."}
     )
@@ -37,7 +41,9 @@ def main() -> None:
     """Load, score, say where scores are."""
     model_args, args = parse(ModelArguments, PredictArguments)
     check_output(args.output_path)
-    columns = Columns("pairs", names(args.text_columns), needs_label=False)
+    if args.threshold is not None and not -1 <= args.threshold <= 1:
+        raise UserError(f"--threshold is a cosine, from -1 to 1, not {args.threshold:g}")
+    columns = Columns("pairs", names(args.text_columns), args.label_column, needs_label=False)
     reader = ExampleReader(args.input_path, columns, on_bad_rows=args.on_bad_rows)
     model = SentenceBert(**vars(model_args), device=choose_device(args.device))
     number = score_file(
@@ -51,8 +57,11 @@ def main() -> None:
     skipped = f" ({reader.report.num_bad:,} bad rows left out)" if reader.report.num_bad else ""
     decision = model.settings.decision
     threshold = args.threshold if args.threshold is not None else decision.threshold if decision else float("nan")
-    print(f"Scored {number:,} pairs{skipped}; they match from a cosine of {threshold:.4f} on")
-    if decision is None or decision.calibration is None:
+    print(f"Scored {number:,} pairs{skipped}; they match from a cosine of {threshold:.4f} on", end="")
+    if decision is not None and decision.calibration is not None:
+        print(f", where a match has a probability of {decision.calibration(threshold):.2f}")
+    else:
+        print()
         print("The model stores no calibration, so there are no probabilities: scripts/calibrate.py fits one")
     print(f"Written to {args.output_path}")
 

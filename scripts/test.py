@@ -27,6 +27,7 @@ from cosent.evaluation.bootstrap import CONFIDENCE
 from cosent.evaluation.degeneracy import warnings_of
 from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate
 from cosent.evaluation.metrics import CALIBRATION, DECISION
+from cosent.evaluation.plots import can_draw
 from cosent.evaluation.report import NO_PICTURES, evaluation_report
 from cosent.evaluation.scored import ScoredPairs
 from cosent.progress import is_watched
@@ -114,7 +115,7 @@ def test(model_args: ModelArguments, args: TestArguments) -> None:
             base_name=base_name,
             base_scores=base_scores,
         )
-        print(f"\nReport: {page.write(folder, 'report')}{'' if page.pictures else f' ({NO_PICTURES})'}")
+        print(f"\nReport: {page.write(folder, 'report')}{'' if can_draw() else f' ({NO_PICTURES})'}")
     for warning in warnings_of(result):
         print(f"\n{warning}")
     print(f"\nTook {metrics['seconds']:.1f} s, {metrics['texts_per_second']:,.0f} distinct texts a second")

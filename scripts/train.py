@@ -21,7 +21,7 @@ from cosent.data.splits import split_by_component
 from cosent.distributed import first_rank_first, on_first_rank
 from cosent.errors import UserError
 from cosent.evaluation.bootstrap import CONFIDENCE
-from cosent.evaluation.decide import decide
+from cosent.evaluation.decide import decide, describe_decision
 from cosent.evaluation.degeneracy import warnings_of
 from cosent.evaluation.evaluators import LOWER_IS_BETTER, Evaluation, EvaluationOptions, evaluate
 from cosent.evaluation.report import training_report
@@ -72,6 +72,8 @@ def main() -> None:
         splits = load_splits(data_args, loss_args, model, args.seed)
     if splits.eval is None and args.eval_strategy != "no":
         raise UserError("there is no eval data: give --eval_data_path or --eval_fraction, or --eval_strategy no")
+    if decision_args.threshold_metric and (splits.eval is None or splits.eval.data_format != "pairs"):
+        raise UserError("--threshold_metric chooses a threshold on eval data of pairs, which there is none of")
     describe(splits, model, args)
     if is_first:
         lint(splits, data_args.positive_label_min)
@@ -105,7 +107,7 @@ def main() -> None:
     for split, result in after.items():
         for warning in warnings_of(result):
             print(f"\n{split}: {warning}")
-    conclude(args.output_dir, best.settings.decision)
+    conclude(args.output_dir, best.settings.decision, after.get("eval"))
 
 
 def train(trainer: CosentTrainer) -> None:
@@ -215,6 +217,9 @@ def batches(args: CosentTrainingArguments, noun: str) -> str:
     parts = [f"batches: {compared:,} {noun} are compared with each other"]
     if ranks > 1:
         parts.append((f", {size:,}" if args.gather_across_devices else "") + f" on each of {ranks} ranks")
+    for number, unit in ((args.micro_batch_tokens, "tokens"), (args.micro_batch_size, "examples")):
+        if number:
+            parts.append(f", embedded in pieces of {number:,} {unit}")
     if steps > 1:
         parts.append(f"; an update adds the gradients of {steps} such batches, and compares no more")
     return "".join(parts)
@@ -301,13 +306,17 @@ def compare(before: dict[str, Evaluation], after: dict[str, Evaluation], args: T
         print(f"\nBy the eval data's {metric} this model is no better than the untouched one.")
 
 
-def conclude(folder: str, decision: Decision | None) -> None:
+def conclude(folder: str, decision: Decision | None, evaluated: Evaluation | None) -> None:
     """Say where the model is, and how to use it."""
     if decision is not None:
         print(
             f"\nTwo texts match from a cosine of {decision.threshold:.4f} on: the eval data's best by "
             f"{decision.metric}, and stored."
         )
+        if evaluated is not None and evaluated.pairs is not None:
+            print(f"On the eval data: {describe_decision(evaluated.pairs, decision)}")
+    elif evaluated is not None and evaluated.pairs is not None:
+        print("\nNo threshold is stored: --positive_label_min says from which label on a pair matches")
     print(f"\nThe model is in {folder}. To use it:\n")
     print("    from cosent import SentenceBert")
     print(f"    model = SentenceBert({json.dumps(folder)})")

@@ -88,7 +88,7 @@ def draw_history(log_history: Sequence[dict[str, float]]) -> dict[str, bytes]:
     evaluated = {
         name.removeprefix("eval_"): points
         for name, points in curves.items()
-        if is_metric(name) and all(-1 <= value <= 1 for _, value in points)
+        if is_metric(name) and not name.endswith("_threshold") and all(-1 <= value <= 1 for _, value in points)
     }
     wanted = {
         "loss": {"loss": curves.get("loss", [])},
@@ -101,7 +101,7 @@ def draw_history(log_history: Sequence[dict[str, float]]) -> dict[str, bytes]:
             axes.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
         axes.set(xlabel="step", title=title)
         if len(lines) > 1:
-            axes.legend(fontsize="small")
+            axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
     titles = {"loss": "Training loss", "learning_rate": "Learning rate", "eval": "Metrics on the eval data"}
     return {name: _picture(draw, titles[name], lines) for name, lines in wanted.items() if any(lines.values())}

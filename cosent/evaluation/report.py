@@ -108,7 +108,9 @@ def evaluation_report(
     """
     pairs = result.pairs
     pictures = draw_pairs(pairs) if pairs is not None and can_draw() else {}
-    parts = [f"<p>{escape(data_name)}: {result.metrics['n']:,} examples</p>"]
+    limit = decision.positive_label_min if decision is not None else None
+    truth = f"; labels from {limit:g} on are a match" if limit is not None and pairs is not None else ""
+    parts = [f"<p>{escape(data_name)}: {result.metrics['n']:,} examples{truth}</p>"]
     parts += [f'<p class="warning">{escape(warning)}</p>' for warning in warnings_of(result)]
     parts += _metrics(result, decision)
     if pairs is not None:
@@ -179,15 +181,15 @@ def _metrics(result: Evaluation, decision: Decision | None) -> list[str]:
             )
     if result.intervals:
         parts.append(
-            '<p class="note">Intervals are from a bootstrap that draws groups of pairs which share texts, not single '
-            "pairs.</p>"
+            '<p class="note">Intervals are from a bootstrap that draws groups of examples which depend on each other, '
+            "such as pairs that share a text, not single examples.</p>"
         )
     return parts
 
 
 def _pictures(pictures: Mapping[str, bytes]) -> list[str]:
     if not pictures:
-        return [f'<p class="note">{escape(NO_PICTURES)}</p>'] if not can_draw() else []
+        return [] if can_draw() else [f'<p class="note">{escape(NO_PICTURES)}</p>']
     images = [
         f'<img alt="{escape(name.replace("_", " "))}" src="data:image/png;base64,{b64encode(content).decode()}">'
         for name, content in pictures.items()
@@ -199,15 +201,18 @@ def _confusions(pairs: ScoredPairs, metrics: Mapping[str, float]) -> list[str]:
     if pairs.matches is None:
         return []
     parts = ["<h2>Decisions</h2>"]
-    thresholds = {"the stored threshold": pairs.threshold, "the best threshold of this data": metrics["best_threshold"]}
-    for name, threshold in thresholds.items():
+    best = metrics["best_threshold"]
+    for name, threshold in (("stored threshold", pairs.threshold), ("most accurate threshold of this data", best)):
         if threshold is not None:
             said = pairs.scores >= threshold
             rows = [
                 [truth, *(f"{int(np.sum(side & chosen)):,}" for side in (said, ~said))]
                 for truth, chosen in (("matches", pairs.matches), ("does not match", ~pairs.matches))
             ]
-            parts += [f"<p>At {name}, {threshold:.4f}:</p>", _table(["truth", "said to match", "said not to"], rows)]
+            parts += [
+                f"<p>At the {name}, {threshold:.4f}:</p>",
+                _table(["truth", "said to match", "said not to"], rows),
+            ]
     return parts
 
 
@@ -215,7 +220,7 @@ def _slices(pairs: ScoredPairs, texts: Sequence[Sequence[str]]) -> list[str]:
     parts = []
     wanted = ("accuracy", "f1", "spearman")  # without a threshold the last one alone is there
     if len(texts):
-        parts += ["<h2>By length</h2>", _slice_table(by_length(pairs, texts), wanted)]
+        parts += ["<h2>By length of both texts</h2>", _slice_table(by_length(pairs, texts), wanted)]
         parts += ["<h2>By lexical overlap</h2>", _slice_table(by_overlap(pairs, texts), wanted)]
         parts.append(
             '<p class="note">Overlap is the share of neighbouring letters that both texts have. A model that only '

@@ -144,7 +144,7 @@ class ThresholdMetric:
             enough = decisions.precision >= self.limits[0]
             if not enough.any():
                 value, threshold = decisions.best(decisions.precision)
-                logger.warning("no threshold has a %s: the highest precision is %.4f, and taken", self.name, value)
+                logger.warning("no threshold has a %s: the highest precision, %.4f, is taken", self.name, value)
                 return float(decisions.recall[decisions.thresholds == threshold][0]), threshold
             return decisions.best(np.where(enough, decisions.recall, -1.0))
         if self.kind == "recall":

@@ -103,7 +103,7 @@ class EvaluationArguments(ReadingArguments):
     )
     num_resamples: int = field(
         default=NUM_RESAMPLES,
-        metadata={"help": "Resamples of the bootstrap behind the 95% intervals. 0: no intervals."},
+        metadata={"help": "Resamples of the bootstrap behind the 95%% intervals. 0: no intervals."},
     )
 
     def __post_init__(self) -> None:
@@ -116,8 +116,9 @@ class EvaluationArguments(ReadingArguments):
 class DecisionArguments:
     """How a score becomes a decision and a probability."""
 
-    threshold_metric: str = field(
-        default="accuracy", metadata={"help": f"What the stored threshold is best at: {THRESHOLD_METRICS}."}
+    threshold_metric: str | None = field(
+        default=None,
+        metadata={"help": f"Pairs: what the stored threshold is best at: {THRESHOLD_METRICS}. Default: accuracy."},
     )
     calibration: CalibrationMethod = field(
         default="auto",
@@ -127,7 +128,8 @@ class DecisionArguments:
     )
 
     def __post_init__(self) -> None:
-        ThresholdMetric.parse(self.threshold_metric)
+        if self.threshold_metric is not None:
+            ThresholdMetric.parse(self.threshold_metric)
 
 
 @dataclass(kw_only=True)

@@ -52,7 +52,7 @@ def test_pairs_that_share_a_text_are_one_cluster(model, tmp_path):
     [
         ("zh/dev.txt", {}, ("spearman", "average_precision")),
         ("triplets.dev.tsv", {"data_format": "triplets"}, ("triplet_accuracy", "mean_margin", "mrr")),
-        ("classes.dev.tsv", {"data_format": "classes"}, ("nn_accuracy", "knn_accuracy", "map_at_r")),
+        ("classes.train.tsv", {"data_format": "classes"}, ("nn_accuracy", "knn_accuracy", "map_at_r")),
     ],
 )
 def test_intervals_are_there_when_they_are_asked_for(model, name, options, metrics):

@@ -147,7 +147,7 @@ def test_a_precision_that_nothing_has_gives_the_highest_there_is(caplog):
     decisions = attainable_decisions([0.9, 0.8, 0.7, 0.6], np.array([0, 1, 1, 0]) > 0)
     value, threshold = ThresholdMetric.parse("precision@0.9").choose(decisions)
     assert (value, threshold) == pytest.approx((1, 0.65))  # two of three, and all matches
-    assert "no threshold has a precision@0.9: the highest precision is 0.6667" in caplog.text
+    assert "no threshold has a precision@0.9: the highest precision, 0.6667, is taken" in caplog.text
 
 
 @pytest.mark.parametrize(

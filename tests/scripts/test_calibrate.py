@@ -57,4 +57,7 @@ def test_mistakes_end_in_one_clear_line(error_of, run_folder, tmp_path):
     (tmp_path / "none.tsv").write_text("a\tb\t0\nc\td\t2\n")
     low = ("--positive_label_min=-1", "--data_path", tmp_path / "none.tsv")
     assert "every label reaches" in error_of("calibrate.py", *flags, *low)
+    (tmp_path / "link").symlink_to(run_folder)
+    linked = ("--model_name_or_path", tmp_path / "link", "--data_path", TEST)
+    assert "is a link to a folder of others" in error_of("calibrate.py", *linked)
     assert "is no folder" in error_of("calibrate.py", "--model_name_or_path", "a/hub-id", "--data_path", TEST)

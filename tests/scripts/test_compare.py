@@ -51,7 +51,7 @@ def test_mistakes_end_in_one_clear_line(error_of, tiny_bert, tmp_path):
         model.save_pretrained(tmp_path / f"{minimum:g}")
     models = (tmp_path / "3", tmp_path / "4")
     asked = error_of("compare.py", *models, "--test_data_path", DATA / "test.txt")
-    assert "different minima" in asked and "--positive_label_min" in asked
+    assert "differ in what a match is" in asked and "--positive_label_min" in asked
 
 
 def test_pairs_that_all_share_a_text_are_said_to_prove_nothing(tiny_bert, tmp_path):

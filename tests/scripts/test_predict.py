@@ -62,6 +62,10 @@ def test_mistakes_leave_no_output(error_of, classic_run, tiny_bert, tmp_path):
         ((*tuned, "--input_path", tmp_path / "good.tsv", "--output_path", tmp_path / "out.xlsx"), "not to"),
         ((*tuned, "--input_path", tmp_path / "good.tsv", "--output_path", tmp_path / "good.tsv"), "overwritten"),
         (
+            (*tuned, "--input_path", tmp_path / "good.tsv", "--output_path", tmp_path / "out.tsv", "--threshold=2"),
+            "is a cosine, from -1 to 1, not 2",
+        ),
+        (
             ("--device=cpu", "--model_name_or_path", tiny_bert, "--input_path", tmp_path / "good.tsv")
             + ("--output_path", tmp_path / "out.tsv"),
             "stores no threshold: give --threshold",

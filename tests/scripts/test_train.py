@@ -178,11 +178,22 @@ def test_resuming_goes_on_in_its_folder_and_ends_at_the_same_model(tiny_bert, tm
 
 def test_graded_labels_store_a_threshold_only_when_told_what_matches(tiny_bert, tmp_path):
     graded = {"train_data_path": DATA / "train.txt", "eval_data_path": DATA / "dev.txt", "max_steps": 2}
-    for name, more in (("without", {}), ("with", {"positive_label_min": 4})):
+    for name, more, said in (
+        ("without", {}, "No threshold is stored: --positive_label_min says"),
+        ("with", {"positive_label_min": 4, "threshold_metric": "f1"}, "the eval data's best by f1, and stored."),
+    ):
         done = run_script("train.py", *options(tiny_bert, tmp_path / name, **graded, **more))
         assert done.status == 0, done.stderr
+        assert said in done.stdout
     assert read_json(tmp_path / "without" / "out" / "cosent_config.json")["decision"] is None
     assert read_json(tmp_path / "with" / "out" / "cosent_config.json")["decision"]["positive_label_min"] == 4
+
+
+def test_a_threshold_metric_wants_pairs_to_choose_by(error_of, tiny_bert, tmp_path):
+    triplets = {"train_data_path": DATA / "zh" / "triplets.train.jsonl", "loss": "infonce", "threshold_metric": "f1"}
+    held_out = {"eval_data_path": DATA / "zh" / "triplets.dev.jsonl"}
+    asked = error_of("train.py", *options(tiny_bert, tmp_path, **triplets, **held_out))
+    assert "eval data of pairs, which there is none of" in asked
 
 
 def test_what_cannot_be_resumed_says_so(error_of, tiny_bert, classic_run, tmp_path):
