@@ -38,7 +38,7 @@ from cosent.data.splits import split_by_component
 
 _ROWS_PER_CLASS = 4  # of a small batch
 _BASE_BATCH = 32
-_MICRO_BATCH_TOKENS = 32_768
+_MICRO_BATCH_TOKENS = 8_192
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def draw(runs: list[Run], path: Path) -> None:
     titles = {
         "cosent": "CoSENT: Spearman",
         "infonce": "InfoNCE: Spearman",
-        "batch_hard_triplet": "batch-hard triplets: accuracy of 10 neighbours",
+        "batch_hard_triplet": "batch-hard: 10-NN accuracy",
     }
     tasks = [task for task in titles if any(run.task == task for run in runs)]
     figure, panels = pyplot.subplots(1, len(tasks), figsize=(4 * len(tasks), 3.2), squeeze=False)
