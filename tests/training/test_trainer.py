@@ -641,6 +641,14 @@ def test_deepspeed_and_half_sharded_models_are_refused_where_they_would_fail_lat
     assert plugin.mixed_precision_policy == MixedPrecisionPolicy(param_dtype=torch.bfloat16)  # embeddings as they are
 
 
+def test_an_order_by_length_wants_gathered_batches(make_trainer, monkeypatch):
+    trainer = make_trainer(train_sampling_strategy="group_by_length", gather_across_devices=False)
+    trainer._check_engine()
+    monkeypatch.setattr("cosent.training.trainer.num_ranks", lambda: 2)
+    with pytest.raises(UserError, match="order the rows differently on each rank"):
+        trainer._check_engine()
+
+
 @pytest.mark.parametrize("data_format", LOSSES)
 def test_auto_find_batch_size_finds_one_that_fits(make_trainer, data_format, monkeypatch):
     sizes = {"per_device_train_batch_size": 32, "classes_per_batch": 8, "samples_per_class": 4}
