@@ -79,6 +79,25 @@ def euclidean_matrix(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(apart, squares.masked_fill(~apart, 1).sqrt(), 0)
 
 
+def pairwise_euclidean(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance of each row of `a` from the same row of `b`.
+
+    The gradient at a distance of 0 is 0.
+
+    Args:
+        a: (B, D) embeddings of any floating type.
+        b: (B, D) embeddings.
+
+    Returns:
+        (B,) distances, float32 or float64.
+
+    Raises:
+        ValueError: if the two shapes differ or are not (B, D).
+    """
+    a, b = _pair(a, b)
+    return torch.linalg.vector_norm(a - b, dim=-1)
+
+
 def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
     """AnglE's score of each row of `a` with the same row of `b`.
 

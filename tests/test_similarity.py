@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cosent.similarity import cosine_matrix, pairwise_angle, pairwise_cosine
+from cosent.similarity import cosine_matrix, euclidean_matrix, pairwise_angle, pairwise_cosine, pairwise_euclidean
 
 
 def test_cosine_of_hand_worked_pairs():
@@ -27,6 +27,18 @@ def test_matrix_holds_the_pairwise_cosines():
     assert_close(cosine_matrix(a, b), expected)
 
 
+def test_distances_of_hand_worked_pairs():
+    a, b = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert_close(pairwise_euclidean(a, b), torch.tensor([0.0, 5.0]))
+    assert_close(euclidean_matrix(a, b), torch.tensor([[0.0, 1.0], [math.sqrt(20), 5.0]]))
+
+
+def test_a_distance_of_zero_has_no_gradient():
+    a = torch.ones(2, 3, requires_grad=True)
+    pairwise_euclidean(a, torch.ones(2, 3)).sum().backward()
+    assert_close(a.grad, torch.zeros(2, 3))
+
+
 def test_angle_of_hand_worked_complex_numbers():
     # 1 and i: 1 * conj(i) = -i, real + imaginary = -1; 1+i with itself: 2 over the product of lengths 2
     a = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
@@ -36,7 +48,7 @@ def test_angle_of_hand_worked_complex_numbers():
     assert_close(pairwise_angle(b[1:], a[:1]), torch.tensor([math.sqrt(2)]))
 
 
-@pytest.mark.parametrize("function", [pairwise_cosine, pairwise_angle, cosine_matrix])
+@pytest.mark.parametrize("function", [pairwise_cosine, pairwise_angle, pairwise_euclidean, cosine_matrix])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_raised_before_anything_is_summed(function, dtype):
     a, b = torch.randn(6, 300).to(dtype), torch.randn(6, 300).to(dtype)
@@ -46,7 +58,7 @@ def test_half_precision_is_raised_before_anything_is_summed(function, dtype):
     assert_close(result, function(a.float(), b.float()))
 
 
-@pytest.mark.parametrize("function", [pairwise_cosine, pairwise_angle])
+@pytest.mark.parametrize("function", [pairwise_cosine, pairwise_angle, pairwise_euclidean])
 def test_shapes_that_would_broadcast_are_refused(function):
     with pytest.raises(ValueError, match=r"shape \(B, D\), got \(3, 4\) and \(1, 4\)"):
         function(torch.ones(3, 4), torch.ones(1, 4))

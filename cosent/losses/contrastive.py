@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cosent.losses.shapes import NO_TEXT
+from cosent.losses.shapes import NO_TEXT, row_blocks
 from cosent.similarity import pairwise_cosine, unit_rows
 
 Negatives = Literal["targets", "all"]
-
-# Scores held at a time, at most, but for those of one anchor.
-_MAX_SCORES = 1 << 22
 
 _SAME = 1e-6  # a cosine this near to 1 differs by rounding alone
 
@@ -29,15 +26,16 @@ class _Ids(NamedTuple):
     targets: Tensor  # (A,) where each anchor's positive is among the candidates
     itself: Tensor | None  # (A,) where the anchor is; None: not among them
 
-    def left_out(self, start: int, end: int) -> Tensor:
-        """Candidates that some anchors are not compared with, (end - start, M)."""
-        rows = torch.arange(end - start, device=self.targets.device)
-        left_out = self.candidates == self.anchors[start:end, None]
-        left_out |= self.candidates == self.positives[start:end, None]
+    def left_out(self, block: slice) -> Tensor:
+        """Candidates that the a anchors of a block are not compared with, (a, M)."""
+        targets = self.targets[block]
+        rows = torch.arange(len(targets), device=targets.device)
+        left_out = self.candidates == self.anchors[block, None]
+        left_out |= self.candidates == self.positives[block, None]
         left_out |= self.candidates == NO_TEXT
-        left_out[rows, self.targets[start:end]] = False
+        left_out[rows, targets] = False
         if self.itself is not None:
-            left_out[rows, self.itself[start:end]] = True
+            left_out[rows, self.itself[block]] = True
         return left_out
 
 
@@ -143,17 +141,16 @@ class _Contrast(torch.autograd.Function):
     def forward(ctx, anchors: Tensor, candidates: Tensor, ids: _Ids) -> Tensor:
         loss = anchors.new_zeros(())
         gradient, candidates_gradient = torch.empty_like(anchors), torch.zeros_like(candidates)
-        size = max(1, _MAX_SCORES // max(len(candidates), 1))
-        for start in range(0, len(anchors), size):
-            some = anchors[start : start + size]  # (a, D)
+        for block in row_blocks(len(anchors), len(candidates)):
+            some = anchors[block]  # (a, D)
             rows = torch.arange(len(some), device=anchors.device)
-            targets = ids.targets[start : start + size]
-            scores = (some @ candidates.T).masked_fill_(ids.left_out(start, start + len(some)), -torch.inf)  # (a, M)
+            targets = ids.targets[block]
+            scores = (some @ candidates.T).masked_fill_(ids.left_out(block), -torch.inf)  # (a, M)
             normalizers = scores.logsumexp(1)
             loss += (normalizers - scores[rows, targets]).sum()
             weights = scores.sub_(normalizers[:, None]).exp_()
             weights[rows, targets] -= 1
-            gradient[start : start + size] = weights @ candidates
+            gradient[block] = weights @ candidates
             candidates_gradient.addmm_(weights.T, some)
         ctx.save_for_backward(gradient, candidates_gradient)
         ctx.num_anchors = max(len(anchors), 1)

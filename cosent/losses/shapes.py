@@ -1,13 +1,18 @@
-"""Checks that the losses share.
+"""What the losses share: checks, and blocks of matrices that are never held whole.
 
 Shapes: K texts an example, B examples, D dimensions.
 """
+
+from collections.abc import Iterator
 
 from torch import Tensor
 
 # The text id of a place that holds no text, where an example has fewer texts than others of its batch: a number that
 # nobody counts with, and that a 64-bit hash of a text hits once in 2**64.
 NO_TEXT = -(2**63)
+
+# Scores held at a time, at most, but for those of one row.
+_MAX_SCORES = 1 << 22
 
 
 def check_labels(embeddings: Tensor, labels: Tensor | None, *, columns: int, meaning: str) -> Tensor:
@@ -33,3 +38,17 @@ def check_labels(embeddings: Tensor, labels: Tensor | None, *, columns: int, mea
         fix = "; use labels.squeeze(-1)" if labels.ndim == 2 and labels.shape[1] == 1 else ""
         raise ValueError(f"labels must have shape ({embeddings.shape[1]},), got {tuple(labels.shape)}{fix}")
     return labels
+
+
+def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
+    """Cut a matrix of scores into blocks of rows that are small enough to be held.
+
+    Args:
+        num_rows: of the whole matrix.
+        num_columns: likewise.
+
+    Returns:
+        The rows of each block, in order.
+    """
+    size = max(1, _MAX_SCORES // max(num_columns, 1))
+    return (slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size))

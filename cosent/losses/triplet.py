@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosent.losses.shapes import check_labels
-from cosent.similarity import cosine_matrix, euclidean_matrix
+from cosent.losses.shapes import check_labels, row_blocks
+from cosent.similarity import cosine_matrix, euclidean_matrix, pairwise_cosine, pairwise_euclidean
 
 Distance = Literal["euclidean", "cosine"]
 Mining = Literal["hard", "semi_hard", "all"]
@@ -23,9 +23,9 @@ class BatchHardTripletLoss(nn.Module):
 
     "hard" takes, for each anchor, its farthest positive and its nearest negative. "semi_hard" takes, for each anchor
     and positive, the nearest negative that is farther than the positive, or the farthest where there is none. "all"
-    takes every triplet whose loss is above 0. All need O(B^2) memory, and gradients flow through the distances of
-    the triplets taken alone. Anchors without a positive or without a negative are left out of the mean; a batch
-    without any valid anchor gives a zero that stays on the graph.
+    takes every triplet whose loss is above 0. Gradients flow through the distances of the triplets taken alone. "hard"
+    needs O(B) memory, as it looks at some anchors at a time; the others need O(B^2). Anchors without a positive or
+    without a negative are left out of the mean; a batch without any valid anchor gives a zero that stays on the graph.
 
     Args:
         margin: by how much a negative should be farther than a positive; not used by the soft margin.
@@ -79,24 +79,37 @@ class BatchHardTripletLoss(nn.Module):
             ValueError: if a shape is off or labels are missing.
         """
         labels = check_labels(embeddings, labels, columns=1, meaning="class ids")
-        distances = self._distances(embeddings[0])
-        positive, negative = _pairs(labels)
+        texts = embeddings[0]
         if self.mining == "all":
-            return self._all(distances, positive, negative)
+            return self._all(self._distances(texts, texts), *_pairs(labels))
         if self.mining == "semi_hard":
-            return self._semi_hard(distances, positive, negative)
-        return self._hard(distances, positive, negative)
+            return self._semi_hard(self._distances(texts, texts), *_pairs(labels))
+        return self._hard(texts, labels)
 
-    def _distances(self, embeddings: Tensor) -> Tensor:
-        if self.distance == "cosine":
-            return 1 - cosine_matrix(embeddings, embeddings)
-        return euclidean_matrix(embeddings, embeddings)
+    def _distances(self, a: Tensor, b: Tensor) -> Tensor:
+        """Of each row of a from each of b."""
+        return 1 - cosine_matrix(a, b) if self.distance == "cosine" else euclidean_matrix(a, b)
 
-    def _hard(self, distances: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        farthest, nearest = _hardest(distances, positive, negative)  # (B,)
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """Of each row of a from the same row of b."""
+        return 1 - pairwise_cosine(a, b) if self.distance == "cosine" else pairwise_euclidean(a, b)
+
+    def _hard(self, texts: Tensor, labels: Tensor) -> Tensor:
+        farthest, nearest = self._hardest(texts, labels)
         gap = farthest - nearest
         losses = F.softplus(gap) if self.soft_margin else F.relu(self.margin + gap)
-        return _mean(losses, positive.any(1) & negative.any(1))
+        return _mean(losses, _is_valid(_class_sizes(labels)))
+
+    def _hardest(self, texts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) distances of the farthest positive and the nearest negative; any distance where there is none."""
+        places = labels.new_empty(2, len(texts), dtype=torch.long)
+        with torch.no_grad():
+            for block in row_blocks(len(texts), len(texts)):
+                distances = self._distances(texts[block], texts)  # (a, B)
+                positive, negative = _pairs(labels, block)
+                places[0, block] = distances.masked_fill(~positive, -torch.inf).argmax(1)
+                places[1, block] = distances.masked_fill_(~negative, torch.inf).argmin(1)
+        return self._distance(texts, texts[places[0]]), self._distance(texts, texts[places[1]])
 
     def _semi_hard(self, distances: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         ordered, count = _ordered_negatives(distances, negative)
@@ -129,15 +142,15 @@ class BatchHardTripletLoss(nn.Module):
             beside the embeddings' length (beside 1, for the cosine distance).
         """
         labels = check_labels(embeddings, labels, columns=1, meaning="class ids")
-        positive, negative = _pairs(labels)
         texts = embeddings[0].detach()
-        farthest, nearest = _hardest(self._distances(texts), positive, negative)
-        valid = positive.any(1) & negative.any(1)
+        farthest, nearest = self._hardest(texts, labels)
+        sizes = _class_sizes(labels)
+        valid = _is_valid(sizes)
         hardest_positive, hardest_negative = _mean(farthest, valid), _mean(nearest, valid)
         length = 1.0 if self.distance == "cosine" else torch.linalg.vector_norm(texts.float(), dim=-1).mean()
         close = torch.maximum(hardest_positive, hardest_negative) <= _COLLAPSED * length
         return {
-            "valid_triplets": (positive.sum(1).float() * negative.sum(1)).sum(),
+            "valid_triplets": ((sizes - 1).float() * (len(labels) - sizes)).sum(),
             "hardest_positive": hardest_positive,
             "hardest_negative": hardest_negative,
             "active_triplets": _mean((self.margin + farthest - nearest > 0).float(), valid),
@@ -145,19 +158,22 @@ class BatchHardTripletLoss(nn.Module):
         }
 
 
-def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, B) masks of each anchor's positives, itself left out, and negatives."""
-    same = labels[:, None] == labels
-    return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same
+def _pairs(labels: Tensor, anchors: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """(a, B) masks of the positives of the a anchors, themselves left out, and of their negatives."""
+    same = labels[anchors, None] == labels
+    rows = torch.arange(len(labels), device=labels.device)
+    return same & (rows[anchors, None] != rows), ~same
 
 
-def _hardest(distances: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) distances of the farthest positive and the nearest negative; any distance where there is none."""
-    if not len(distances):
-        return distances.sum(1), distances.sum(1)
-    farthest = distances.detach().masked_fill(~positive, -torch.inf).argmax(1, keepdim=True)
-    nearest = distances.detach().masked_fill(~negative, torch.inf).argmin(1, keepdim=True)
-    return distances.gather(1, farthest)[:, 0], distances.gather(1, nearest)[:, 0]
+def _class_sizes(labels: Tensor) -> Tensor:
+    """(B,) how many of the batch are of each one's class, itself included."""
+    ordered = labels.sort().values
+    return torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
+
+
+def _is_valid(sizes: Tensor) -> Tensor:
+    """(B,) which anchors have both a positive and a negative, from the sizes of their classes."""
+    return (sizes > 1) & (sizes < len(sizes))
 
 
 def _ordered_negatives(distances: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:

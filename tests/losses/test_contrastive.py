@@ -5,7 +5,7 @@ import torch
 from sentence_transformers.sentence_transformer import losses as peer_losses
 from torch.testing import assert_close
 
-from cosent.losses import contrastive
+from cosent.losses import shapes
 from cosent.losses.contrastive import InfoNCELoss
 from cosent.losses.shapes import NO_TEXT
 from tests.losses.tensor_sizes import TensorSizes
@@ -61,7 +61,7 @@ def naive(form, embeddings, ids):
 def blocks(request, monkeypatch):
     """The loss takes all anchors at once, or a few: of 9 or more candidates, one or two."""
     if request.param == "some at a time":
-        monkeypatch.setattr(contrastive, "_MAX_SCORES", 20)
+        monkeypatch.setattr(shapes, "_MAX_SCORES", 20)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -217,7 +217,7 @@ def test_views_that_do_not_differ_are_noticed(noise, ids, identical):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_no_tensor_holds_all_scores(form, monkeypatch):
-    monkeypatch.setattr(contrastive, "_MAX_SCORES", 1_000)
+    monkeypatch.setattr(shapes, "_MAX_SCORES", 1_000)
     embeddings = torch.randn(2, 100, 4, requires_grad=True)
     loss = InfoNCELoss(**FORMS[form])
     with TensorSizes() as sizes:

@@ -7,6 +7,7 @@ from sentence_transformers.sentence_transformer.losses import BatchHardTripletLo
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from cosent.losses import shapes
 from cosent.losses.triplet import BatchHardTripletLoss
 from tests.losses.tensor_sizes import TensorSizes
 from tests.losses.test_ranking import EXACT, PEER, loss_and_gradient
@@ -47,12 +48,14 @@ def naive(embeddings, labels, distance, mining, soft_margin=False):
     ("mining", "soft_margin"), [("hard", False), ("hard", True), ("semi_hard", False), ("all", False)]
 )
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("most", [1 << 22, 20], ids=["at once", "some anchors at a time"])
 @pytest.mark.parametrize(
     "labels",
     [[0, 0, 1, 1], [0, 0, 1], [5, 5, 5, 2, 2, 9, 9, 9, 9, 2], [0, 1, 2], [3, 3, 3], [1], [0, 0, 0, 1, 2, 3, 3]],
     ids=str,
 )
-def test_value_and_gradient_equal_the_naive_loops(mining, soft_margin, distance, labels):
+def test_value_and_gradient_equal_the_naive_loops(mining, soft_margin, distance, most, labels, monkeypatch):
+    monkeypatch.setattr(shapes, "_MAX_SCORES", most)
     torch.manual_seed(len(labels))
     embeddings, labels = torch.randn(1, len(labels), 4, dtype=torch.float64), torch.tensor(labels)
     loss = BatchHardTripletLoss(MARGIN, distance, soft_margin, mining=mining)
@@ -130,7 +133,18 @@ def test_half_precision_is_raised_before_distances_are_taken(mining, dtype):
     assert_close(value, loss(embeddings.float(), labels))
 
 
-@pytest.mark.parametrize("mining", ["hard", "semi_hard", "all"])
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_mining_the_hardest_holds_no_matrix_of_all_distances(distance, monkeypatch):
+    monkeypatch.setattr(shapes, "_MAX_SCORES", 1_000)
+    embeddings, labels = torch.randn(1, 100, 4, requires_grad=True), torch.arange(100) % 7
+    loss = BatchHardTripletLoss(distance=distance)
+    with TensorSizes() as sizes:
+        loss(embeddings, labels).backward()
+        loss.statistics(embeddings, labels)
+    assert sizes.largest <= 1_000
+
+
+@pytest.mark.parametrize("mining", ["semi_hard", "all"])
 def test_no_tensor_has_a_third_axis_of_the_batch(mining):
     size = 512
     embeddings = torch.randn(1, size, 8, requires_grad=True)
