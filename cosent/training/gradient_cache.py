@@ -19,13 +19,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from cosent.dropout import random_state, set_random_state
 from cosent.packing import sort_by_length
 
 
 class Piece(NamedTuple):
-    """Texts that are embedded together: tokens (t,), lengths (n,), the longest of these, and their places, if any."""
+    """Texts that are embedded together: tokens (t,), lengths (n,), the longest of these, and their places, if any.
+
+    Texts beyond the places are there to fill it up; nothing is kept of them.
+    """
 
     input_ids: Tensor
     lengths: Tensor
@@ -37,6 +41,9 @@ class Piece(NamedTuple):
         """How many of its embeddings have a place."""
         return self.places.stop if isinstance(self.places, slice) else len(self.places)
 
+
+# The part of a piece that may be filled up, so that all pieces have the same number of tokens.
+_FILLING = 1 / 32
 
 Embed = Callable[[Tensor, Tensor, int], Tensor]  # tokens, lengths, the longest -> (n, D)
 
@@ -50,7 +57,8 @@ def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int) -> list[Piece]:
         max_tokens: tokens in a piece at most; a longer text is one on its own.
 
     Returns:
-        The pieces; a text's place is its number in the batch.
+        The pieces; a text's place is its number in the batch. Those that a short text of padding makes as large as
+        the largest have one: memory that one piece frees then fits the next exactly, and is not cut up.
     """
     input_ids, lengths, new_places = sort_by_length(input_ids, lengths)
     counts = lengths.tolist()
@@ -59,14 +67,22 @@ def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int) -> list[Piece]:
     tokens = [sum(counts[start:end]) for start, end in pairwise(firsts)]
     longest = [counts[first] for first in firsts[:-1]]
     places = new_places.argsort().split(sizes)
-    return [Piece(*piece) for piece in zip(input_ids.split(tokens), lengths.split(sizes), longest, places, strict=True)]
+    pieces = zip(input_ids.split(tokens), lengths.split(sizes), longest, places, strict=True)
+    return [_fill_up(Piece(*piece), max(tokens)) for piece in pieces]
+
+
+def _fill_up(piece: Piece, num_tokens: int) -> Piece:
+    """Add a text of padding that makes it so many tokens, where that is a small part of them."""
+    missing = num_tokens - len(piece.input_ids)
+    if not 0 < missing <= min(piece.max_length, num_tokens * _FILLING):
+        return piece
+    return piece._replace(
+        input_ids=F.pad(piece.input_ids, (0, missing)), lengths=F.pad(piece.lengths, (0, 1), value=missing)
+    )
 
 
 def _even(counts: Sequence[int], max_tokens: int) -> list[int]:
-    """How many texts go into each of as few pieces as can be, of which the largest is as small as can be.
-
-    Memory that one frees then fits the next, and the last one is seldom a small remainder.
-    """
+    """How many texts go into each of as few pieces as can be, of which the largest is as small as can be."""
     if not counts:
         return []
     num_pieces = len(_fill(counts, max_tokens))
