@@ -149,7 +149,8 @@ def our_step(job: Job, pairs: list[list[str]]) -> Callable[[], None]:
     def step() -> None:
         with autocast(job):
             if job.side == "pieces":
-                embeddings = embed_pieces(model, cut(input_ids, lengths, len(input_ids) * job.piece // job.size))
+                max_tokens = len(input_ids) * job.piece // job.size
+                embeddings = embed_pieces(model, cut(input_ids, lengths, max_tokens, pad=True))
             else:
                 embeddings = model(input_ids, lengths, int(lengths.max()))
             value = loss(embeddings.view(1 if is_triplet else 2, len(labels), -1), labels)

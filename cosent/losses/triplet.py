@@ -81,17 +81,15 @@ class BatchHardTripletLoss(nn.Module):
         labels = check_labels(embeddings, labels, columns=1, meaning="class ids")
         texts = embeddings[0]
         if self.mining == "all":
-            return self._all(self._distances(texts, texts), *_pairs(labels))
+            return self._all(self._distance_matrix(texts, texts), *_pairs(labels))
         if self.mining == "semi_hard":
-            return self._semi_hard(self._distances(texts, texts), *_pairs(labels))
+            return self._semi_hard(self._distance_matrix(texts, texts), *_pairs(labels))
         return self._hard(texts, labels)
 
-    def _distances(self, a: Tensor, b: Tensor) -> Tensor:
-        """Of each row of a from each of b."""
+    def _distance_matrix(self, a: Tensor, b: Tensor) -> Tensor:
         return 1 - cosine_matrix(a, b) if self.distance == "cosine" else euclidean_matrix(a, b)
 
-    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """Of each row of a from the same row of b."""
+    def _pairwise_distance(self, a: Tensor, b: Tensor) -> Tensor:
         return 1 - pairwise_cosine(a, b) if self.distance == "cosine" else pairwise_euclidean(a, b)
 
     def _hard(self, texts: Tensor, labels: Tensor) -> Tensor:
@@ -102,14 +100,14 @@ class BatchHardTripletLoss(nn.Module):
 
     def _hardest(self, texts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) distances of the farthest positive and the nearest negative; any distance where there is none."""
-        places = labels.new_empty(2, len(texts), dtype=torch.long)
+        farthest, nearest = labels.new_empty(2, len(texts), dtype=torch.long)  # places in the batch
         with torch.no_grad():
             for block in row_blocks(len(texts), len(texts)):
-                distances = self._distances(texts[block], texts)  # (a, B)
+                distances = self._distance_matrix(texts[block], texts)  # (a, B)
                 positive, negative = _pairs(labels, block)
-                places[0, block] = distances.masked_fill(~positive, -torch.inf).argmax(1)
-                places[1, block] = distances.masked_fill_(~negative, torch.inf).argmin(1)
-        return self._distance(texts, texts[places[0]]), self._distance(texts, texts[places[1]])
+                farthest[block] = distances.masked_fill(~positive, -torch.inf).argmax(1)
+                nearest[block] = distances.masked_fill_(~negative, torch.inf).argmin(1)
+        return self._pairwise_distance(texts, texts[farthest]), self._pairwise_distance(texts, texts[nearest])
 
     def _semi_hard(self, distances: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         ordered, count = _ordered_negatives(distances, negative)

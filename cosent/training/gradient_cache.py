@@ -28,7 +28,7 @@ from cosent.packing import sort_by_length
 class Piece(NamedTuple):
     """Texts that are embedded together: tokens (t,), lengths (n,), the longest of these, and their places, if any.
 
-    Texts beyond the places are there to fill it up; nothing is kept of them.
+    Texts beyond the places are padding; nothing is kept of them.
     """
 
     input_ids: Tensor
@@ -42,23 +42,24 @@ class Piece(NamedTuple):
         return self.places.stop if isinstance(self.places, slice) else len(self.places)
 
 
-# The part of a piece that may be filled up, so that all pieces have the same number of tokens.
-_FILLING = 1 / 32
+# How much of a piece may be padding.
+_MAX_PADDING = 1 / 32
 
 Embed = Callable[[Tensor, Tensor, int], Tensor]  # tokens, lengths, the longest -> (n, D)
 
 
-def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int) -> list[Piece]:
+def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int, *, pad: bool = False) -> list[Piece]:
     """Cut a flat batch into pieces of texts of similar length, as even in tokens as texts allow.
 
     Args:
         input_ids: (T,) text after text.
         lengths: (N,) summing to T.
         max_tokens: tokens in a piece at most; a longer text is one on its own.
+        pad: add a short text of padding to pieces that it makes as large as the largest: memory that one of them frees
+            then fits the next exactly. For a backbone that runs on flat tokens; another would pad the short text, too.
 
     Returns:
-        The pieces; a text's place is its number in the batch. Those that a short text of padding makes as large as
-        the largest have one: memory that one piece frees then fits the next exactly, and is not cut up.
+        The pieces; a text's place is its number in the batch.
     """
     input_ids, lengths, new_places = sort_by_length(input_ids, lengths)
     counts = lengths.tolist()
@@ -67,14 +68,16 @@ def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int) -> list[Piece]:
     tokens = [sum(counts[start:end]) for start, end in pairwise(firsts)]
     longest = [counts[first] for first in firsts[:-1]]
     places = new_places.argsort().split(sizes)
-    pieces = zip(input_ids.split(tokens), lengths.split(sizes), longest, places, strict=True)
-    return [_fill_up(Piece(*piece), max(tokens)) for piece in pieces]
+    cuts = zip(input_ids.split(tokens), lengths.split(sizes), longest, places, strict=True)
+    pieces = [Piece(*piece) for piece in cuts]
+    largest = min(max(tokens, default=0), max_tokens)
+    return [_pad_to(piece, largest) for piece in pieces] if pad else pieces
 
 
-def _fill_up(piece: Piece, num_tokens: int) -> Piece:
-    """Add a text of padding that makes it so many tokens, where that is a small part of them."""
+def _pad_to(piece: Piece, num_tokens: int) -> Piece:
+    """Make it so many tokens by a text of padding, where that is a small part of them and not its longest text."""
     missing = num_tokens - len(piece.input_ids)
-    if not 0 < missing <= min(piece.max_length, num_tokens * _FILLING):
+    if not 0 < missing <= min(piece.max_length, num_tokens * _MAX_PADDING):
         return piece
     return piece._replace(
         input_ids=F.pad(piece.input_ids, (0, missing)), lengths=F.pad(piece.lengths, (0, 1), value=missing)

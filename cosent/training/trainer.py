@@ -29,6 +29,7 @@ from cosent.evaluation.evaluators import EvaluationOptions, default_metric, eval
 from cosent.losses import Loss
 from cosent.losses.shapes import NO_TEXT
 from cosent.modeling import SentenceBert
+from cosent.packing import is_packed
 from cosent.training.arguments import CosentTrainingArguments
 from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler, whole
 
@@ -252,11 +253,13 @@ class CosentTrainer(Trainer):
         input_ids, lengths = inputs["input_ids"], inputs["lengths"]
         if not len(lengths):
             return []
+        pad = is_packed(self.accelerator.unwrap_model(self.model).backbone)
         if self.args.micro_batch_tokens:
-            return cut(input_ids, lengths, self.args.micro_batch_tokens)
+            return cut(input_ids, lengths, self.args.micro_batch_tokens, pad=pad)
         if self.args.micro_batch_size:
             num_examples = len(inputs["text_ids"]) // int(inputs["num_columns"])
-            return cut(input_ids, lengths, math.ceil(len(input_ids) * self.args.micro_batch_size / num_examples))
+            max_tokens = math.ceil(len(input_ids) * self.args.micro_batch_size / num_examples)
+            return cut(input_ids, lengths, max_tokens, pad=pad)
         return [whole(input_ids, lengths, int(inputs["max_length"]))]
 
     def _keep_statistics(self, embeddings: Tensor, labels: Tensor | None, text_ids: Tensor) -> None:

@@ -73,7 +73,7 @@ def test_pieces_hold_every_text_once_and_no_more_tokens_than_asked(batch, max_to
 def test_pieces_are_as_even_as_whole_texts_allow():
     lengths = torch.tensor([7, 3] * 100)
     pieces = cut(torch.arange(1000), lengths, 900)  # one piece of 900 tokens and one of 100 would do
-    assert [sum(piece.lengths[: piece.num_kept]) for piece in pieces] == [497, 503]
+    assert [len(piece.input_ids) for piece in pieces] == [497, 503]
     pieces = cut(torch.arange(1010), torch.full((101,), 10), 45)
     assert [len(piece.lengths) for piece in pieces] == [4] * 25 + [1]  # what 26 pieces of whole texts leave
     pieces = cut(torch.arange(1010), torch.full((101,), 10), 65)
@@ -83,23 +83,35 @@ def test_pieces_are_as_even_as_whole_texts_allow():
 
 def test_padding_makes_pieces_as_large_as_the_largest_where_it_takes_little():
     lengths = torch.tensor([7, 3] * 100)
-    first, second = cut(torch.arange(1, 1001), lengths, 900)
+    first, second = cut(torch.arange(1, 1001), lengths, 900, pad=True)
     assert len(first.input_ids) == len(second.input_ids) == 503
     assert (first.input_ids[497:] == 0).all()
     assert first.lengths[-1] == 6
     assert len(first.lengths) == first.num_kept + 1
     assert len(second.lengths) == second.num_kept
     assert sum(len(piece.places) for piece in (first, second)) == 200
-    # 4 texts and 3 of 50 tokens: padding would be a quarter of the second piece
-    assert [len(piece.input_ids) for piece in cut(torch.arange(350), torch.full((7,), 50), 200)] == [200, 150]
 
 
-@pytest.mark.parametrize("packing", ["on", "off"])
-def test_padding_changes_neither_loss_nor_gradients(make_model, packing):
-    model, lengths = make_model(packing=packing), torch.tensor([7, 3, 5] * 50)
+@pytest.mark.parametrize(
+    ("lengths", "max_tokens", "sizes"),
+    [
+        ([50] * 7, 200, [200, 150]),  # it would be a quarter of the second piece
+        ([1] * 254, 64, [64, 64, 64, 62]),  # it would be longer than the piece's longest text
+        ([520, 250, 255], 512, [520, 512]),  # no more than was asked for, though one text has more
+        ([], 10, []),
+    ],
+)
+def test_padding_that_would_cost_more_is_left_out(lengths, max_tokens, sizes):
+    pieces = cut(torch.arange(sum(lengths)), torch.tensor(lengths, dtype=torch.long), max_tokens, pad=True)
+    assert [len(piece.input_ids) for piece in pieces] == sizes
+    assert all(piece.max_length == piece.lengths.max() for piece in pieces)
+
+
+def test_padding_changes_neither_embeddings_nor_gradients(make_model):
+    model, lengths = make_model(), torch.tensor([7, 3, 5] * 50)
     torch.manual_seed(2)
     batch = torch.randint(5, 100, (int(lengths.sum()),)), lengths
-    pieces = cut(*batch, 200)
+    pieces = cut(*batch, 200, pad=True)
     assert any(len(piece.lengths) > piece.num_kept for piece in pieces)
     weights = torch.randn(len(lengths), 32)
     found = []

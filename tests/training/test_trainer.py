@@ -66,6 +66,7 @@ def make_trainer(tiny_bert, data, tmp_path):
         folder="run",
         model_path=tiny_bert,
         dropout=None,
+        packing="auto",
         **options,
     ):
         dataset = data[data_format] if train_dataset is None else train_dataset
@@ -80,7 +81,7 @@ def make_trainer(tiny_bert, data, tmp_path):
             **options,
         }
         return CosentTrainer(
-            SentenceBert(model_path, device="cpu", dropout=dropout),
+            SentenceBert(model_path, device="cpu", dropout=dropout, packing=packing),
             CosentTrainingArguments(**settings),
             LOSSES[data_format],
             train_dataset=dataset,
@@ -540,6 +541,14 @@ def test_pieces_of_so_many_examples_are_of_about_as_many_tokens(make_trainer):
     tokens = [len(piece.input_ids) for piece in pieces]
     assert max(tokens) <= np.ceil(len(batch["input_ids"]) / 4)
     assert len(pieces) in (4, 5)
+
+
+@pytest.mark.parametrize("packing", ["on", "off"])
+def test_pieces_are_padded_where_the_backbone_runs_on_flat_tokens(make_trainer, packing):
+    trainer = make_trainer(eval_dataset=False, packing=packing, per_device_train_batch_size=60, micro_batch_tokens=100)
+    (batch,) = trainer.get_train_dataloader()
+    is_padded = [len(piece.lengths) > piece.num_kept for piece in trainer._pieces(batch)]
+    assert any(is_padded) == (packing == "on")
 
 
 def test_resuming_in_pieces_is_exact_too(make_trainer):
