@@ -239,6 +239,7 @@ def draw(runs: list[Run], path: Path) -> None:
         means = [statistics.mean(run.test_quality for run in group) for group in groups]
         panel.plot([group[0].batch for group in groups], means, "-", color="black")
         panel.set_xscale("log", base=2)
+        panel.set_xticks([group[0].batch for group in groups], [f"{group[0].batch:,}" for group in groups])
         panel.set(title=titles[task], xlabel="examples a batch")
     figure.tight_layout()
     figure.savefig(path, dpi=120)

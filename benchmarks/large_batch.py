@@ -6,7 +6,8 @@
 "pieces" is gradient caching, in pieces of as many tokens as --piece pairs have on average; "at once" is the same
 step without it. sentence-transformers has a cached loss for InfoNCE, and none for CoSENT or triplets; its mini-batches
 hold as many texts as that many pairs have. The triplet loss takes the texts of the pairs, in classes of four. A step
-is forward, loss, backward and AdamW, dropout on; texts are tokenised before. Pairs are drawn from the data, again and
+is forward, loss, backward and AdamW, which has its moments from the start, as it has from the second step on; dropout
+is on, and texts are tokenised before. Pairs are drawn from the data, again and
 again where it has fewer. Each cell is a process of its own; time is the best of up to three steps, one where a step
 takes long. Memory is what training adds to the process at its peak, the model included. What is likely to need more
 than --max_gib or --max_seconds, going by the size before, is not run.
@@ -144,7 +145,7 @@ def our_step(job: Job, pairs: list[list[str]]) -> Callable[[], None]:
     scores = torch.tensor([float(row[2]) for row in pairs], device=job.device)
     labels = torch.arange(2 * job.size, device=job.device) // 4 if is_triplet else scores
     loss = {"cosent": CoSENTLoss, "infonce": InfoNCELoss, "batch_hard_triplet": BatchHardTripletLoss}[job.loss]()
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-5)
+    optimizer = adamw(model)
 
     def step() -> None:
         with autocast(job):
@@ -170,7 +171,7 @@ def their_step(job: Job, pairs: list[list[str]]) -> Callable[[], None]:
     loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=2 * job.piece)
     features = [model.preprocess([row[column] for row in pairs]) for column in (0, 1)]
     features = [{key: x.to(job.device) if torch.is_tensor(x) else x for key, x in part.items()} for part in features]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    optimizer = adamw(model)
     model.forward = autocast(job)(model.forward)  # as its trainer does, in both passes
 
     def step() -> None:
@@ -180,6 +181,17 @@ def their_step(job: Job, pairs: list[list[str]]) -> Callable[[], None]:
         optimizer.zero_grad()
 
     return step
+
+
+def adamw(model: torch.nn.Module) -> torch.optim.AdamW:
+    """An optimizer that has its moments already: a single step then needs the memory of a later one."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=2e-5)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
 
 
 def autocast(job: Job) -> torch.autocast:
