@@ -1,9 +1,9 @@
 """Batches larger than memory: embeddings of a whole batch whose gradient is computed piece by piece.
 
-The batch is embedded in pieces without keeping what a backward pass needs. The loss is computed from the embeddings,
-and its gradient arrives at them. Then each piece is embedded again, with the same random numbers, and its part of that
-gradient goes on into the weights. This costs one more forward pass, and memory for one piece alone; loss and gradient
-are those of the whole batch.
+All pieces but the last are embedded without keeping what a backward pass needs. The loss is computed from the
+embeddings of all, and its gradient arrives at them. It goes on into the weights from the last piece, which then is done
+with; each of the others is embedded again for that, with the same random numbers. This costs one more forward pass,
+less that of the last piece, and memory for one piece alone; loss and gradient are those of the whole batch.
 
 Shapes: N texts, n texts of a piece, T and t their tokens, D dimensions.
 
@@ -145,11 +145,11 @@ def embed_pieces(
     """Embed pieces such that the backward pass holds the activations of one at a time.
 
     Args:
-        embed: gives the (n, D) embeddings of a piece; called twice for each, with the same random state.
+        embed: gives the (n, D) embeddings of a piece; called twice for each but the last, with the same random state.
         pieces: what to embed.
         trainable: whether `embed` has anything that a gradient could reach.
-        without_sync: a context in which gradients are not yet shared between ranks; all pieces but the last run their
-            backward pass within one.
+        without_sync: a context in which gradients are not yet shared between ranks; all pieces but the one whose
+            backward pass comes last run within one.
 
     Returns:
         (N, D) embeddings, each in its place. Their gradient can be asked for once.
@@ -174,12 +174,17 @@ class _Cached(torch.autograd.Function):
         }
         ctx.random_states = []
         out = torch.empty(0)
-        for number, piece in enumerate(pieces):
+        for number, piece in enumerate(pieces, start=1):
             ctx.random_states.append(random_state(device))
-            embeddings = _embed(embed, piece)
-            if number == 0:
+            if number == len(pieces):
+                torch.clear_autocast_cache()  # what older torch has cast so far knows no gradient (pytorch#158232)
+                with torch.enable_grad(), without_sync():
+                    embeddings = ctx.last_embeddings = _embed(embed, piece)
+            else:
+                embeddings = _embed(embed, piece)
+            if number == 1:
                 out = embeddings.new_empty(sum(piece.num_kept for piece in pieces), embeddings.shape[1])
-            out[piece.places] = embeddings
+            out[piece.places] = embeddings.detach()
         return out
 
     @staticmethod
@@ -187,10 +192,11 @@ class _Cached(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[None, ...]:
         device = grad.device
         after = random_state(device)
-        torch.clear_autocast_cache()  # weights that the first pass has cast know of no gradient
-        for number, (piece, state) in enumerate(zip(ctx.pieces, ctx.random_states, strict=True)):
-            is_last = number == len(ctx.pieces) - 1
-            with nullcontext() if is_last else ctx.without_sync():
+        *others, (last, _) = zip(ctx.pieces, ctx.random_states, strict=True)
+        with ctx.without_sync():
+            ctx.last_embeddings.backward(grad[last.places])
+        for number, (piece, state) in enumerate(others, start=1):
+            with nullcontext() if number == len(others) else ctx.without_sync():
                 set_random_state(state, device)
                 with torch.enable_grad(), torch.autocast(**ctx.autocast):
                     embeddings = _embed(ctx.embed, piece)

@@ -182,8 +182,9 @@ def test_both_passes_draw_the_same_dropout(make_model, batch, packing):
 
     torch.manual_seed(0)
     step(model, batch, "cosent", max_tokens=12, embed=embed)
-    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
-    assert len(first) > 3
+    num_pieces = len(cut(*batch, 12))
+    assert num_pieces > 3
+    first, second = seen[: num_pieces - 1], seen[num_pieces:]  # the last one is embedded once
     assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
     assert not torch.equal(first[0], model(*cut(*batch, 12)[0][:3]))  # another time it is other dropout
 
@@ -249,7 +250,7 @@ def test_autocast_of_the_forward_pass_holds_in_the_backward_pass(make_model, bat
             loss.backward()
     if not backward_inside:
         loss.backward()
-    assert dtypes == [torch.bfloat16] * len(pieces)
+    assert dtypes == [torch.bfloat16] * (len(pieces) - 1)
     model_gradients = gradients(model)
     assert len(model_gradients) == sum(parameter.requires_grad for parameter in model.parameters())
     _, expected = step(model, batch, "cosent")
@@ -290,8 +291,8 @@ def test_activation_checkpointing_goes_with_it(make_model, batch):
         assert_close(actual[name], grad, atol=1e-5, rtol=1e-4)
 
 
-def test_all_pieces_but_the_last_run_backward_without_sync(make_model, batch):
-    model, inside, synced = make_model(), [False], []
+def test_all_pieces_but_the_one_whose_backward_comes_last_run_without_sync(make_model, batch):
+    model, inside, forwards, backwards = make_model(), [False], [], []
 
     @contextmanager
     def without_sync():
@@ -300,10 +301,16 @@ def test_all_pieces_but_the_last_run_backward_without_sync(make_model, batch):
         inside[0] = False
 
     pieces = cut(*batch, 12)
-    embeddings = embed_pieces(lambda *p: synced.append(not inside[0]) or model(*p), pieces, without_sync=without_sync)
-    synced.clear()
-    embeddings.sum().backward()
-    assert synced == [False] * (len(pieces) - 1) + [True]
+
+    def embed(*piece):
+        embeddings = model(*piece)
+        if embeddings.requires_grad:  # it runs when the backward pass reaches them
+            forwards.append(not inside[0])
+            embeddings.register_hook(lambda grad: backwards.append(not inside[0]))
+        return embeddings
+
+    embed_pieces(embed, pieces, without_sync=without_sync).sum().backward()
+    assert forwards == backwards == [False] * (len(pieces) - 1) + [True]
 
 
 def test_a_filler_is_a_text_that_changes_nothing(make_model, batch):
