@@ -3,7 +3,7 @@
 All pieces but the last are embedded without keeping what a backward pass needs. The loss is computed from the
 embeddings of all, and its gradient arrives at them. It goes on into the weights from the last piece, which then is done
 with; each of the others is embedded again for that, with the same random numbers. This costs one more forward pass,
-less that of the last piece, and memory for one piece alone; loss and gradient are those of the whole batch.
+less that of the last piece, and memory for one piece and the loss; loss and gradient are those of the whole batch.
 
 Shapes: N texts, n texts of a piece, T and t their tokens, D dimensions.
 
@@ -158,7 +158,7 @@ def embed_pieces(
         embeddings, places = _embed(embed, pieces[0]), pieces[0].places
         return embeddings if isinstance(places, slice) else embeddings[places.argsort()]
     # nothing else would tell autograd that the weights depend on what is computed here
-    anchor = torch.empty(0, requires_grad=trainable)
+    anchor = torch.empty(0, requires_grad=trainable and torch.is_grad_enabled())
     return _Cached.apply(anchor, embed, pieces, without_sync)
 
 
@@ -177,8 +177,9 @@ class _Cached(torch.autograd.Function):
         for number, piece in enumerate(pieces, start=1):
             ctx.random_states.append(random_state(device))
             if number == len(pieces):
-                torch.clear_autocast_cache()  # what older torch has cast so far knows no gradient (pytorch#158232)
-                with torch.enable_grad(), without_sync():
+                # what torch has cast so far knows no gradient; delete when torch with pytorch#165068 is required
+                torch.clear_autocast_cache()
+                with torch.set_grad_enabled(ctx.needs_input_grad[0]), without_sync():
                     embeddings = ctx.last_embeddings = _embed(embed, piece)
             else:
                 embeddings = _embed(embed, piece)

@@ -152,6 +152,15 @@ def test_activations_of_one_piece_at_a_time_are_kept(make_model, batch):
     for piece in pieces[:1]:
         embed(*piece[:3]).sum().backward()
     assert in_pieces <= 1.1 * most[0]  # the longest piece's own
+    assert alive[0] == 0
+
+
+@pytest.mark.parametrize(("trainable", "context"), [(True, torch.no_grad), (False, torch.enable_grad)])
+def test_nothing_is_kept_where_no_backward_pass_can_come(make_model, batch, trainable, context):
+    model, alive, most = make_model(), [0], [0]
+    with context(), counted(alive, most):
+        embed_pieces(model, cut(*batch, 12), trainable=trainable)
+    assert most[0] == 0
 
 
 @contextmanager
@@ -160,7 +169,7 @@ def counted(alive, most):
 
     class Kept:
         def __init__(self, tensor):
-            self.tensor = tensor
+            self.tensor = tensor.detach()  # its graph would hold what holds it
             alive[0] += tensor.numel()
             most[0] = max(most[0], alive[0])
 
