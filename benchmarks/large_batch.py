@@ -8,7 +8,7 @@ step without it. sentence-transformers has a cached loss for InfoNCE, and none f
 hold as many texts as that many pairs have. The triplet loss takes the texts of the pairs, in classes of four. A step
 is forward, loss, backward and AdamW, which has its moments from the start, as it has from the second step on; dropout
 is on, and texts are tokenised before. Pairs are drawn from the data, again and again where it has fewer. Each cell is
-a process of its own; time is the best of the steps of 20 seconds, or of the only step where one takes more than 10.
+a process of its own; time is the best of the steps of --seconds, or of the only step where one takes more than 10.
 Memory is what training adds to the process at its peak, the model included. What is likely to need more than --max_gib
 or --max_seconds, going by the size before, is not run.
 """
@@ -28,7 +28,6 @@ from shapes import BUNDLED
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LOSSES = ("cosent", "infonce", "batch_hard_triplet")
 LONG = 10.0  # seconds: such a step is taken once
-ENOUGH = 20.0  # seconds of steps
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Job:
     data: str
     dtype: str
     device: str
+    seconds: float  # of steps
 
 
 def main() -> None:
@@ -59,7 +59,9 @@ def main() -> None:
             for side in sides:
                 cells[side] = likely(taken[side], args)
                 if not cells[side]:
-                    job = Job(side, loss, size, args.piece, args.model, args.data, args.dtype, args.device)
+                    job = Job(
+                        side, loss, size, args.piece, args.model, args.data, args.dtype, args.device, args.seconds
+                    )
                     taken[side].append(in_own_process(seconds_of_a_step, job, private=True))
                     cells[side] = f"{taken[side][-1][0]:.2f} s, {taken[side][-1][1] / 2**30:.2f} GiB"
                     print(loss, size, side, cells[side], flush=True)
@@ -84,6 +86,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--piece", type=int, default=64, help="pairs whose tokens are embedded at a time")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--device", default=str(default_device()))
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="steps are taken for that long, the best one counts"
+    )
     parser.add_argument("--max_gib", type=float, default=18.0)
     parser.add_argument("--max_seconds", type=float, default=400.0)
     return parser.parse_args()
@@ -121,7 +126,7 @@ def seconds_of_a_step(job: Job) -> float:
     pairs = random.Random(0).choices(rows, k=job.size)
     step = their_step(job, pairs) if job.side == "theirs" else our_step(job, pairs)
     taken: list[float] = []
-    while sum(taken) < ENOUGH and max(taken, default=0.0) < LONG:
+    while sum(taken) < job.seconds and max(taken, default=0.0) < LONG:
         wait_for(job.device)
         start = time.perf_counter()
         step()

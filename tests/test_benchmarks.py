@@ -161,7 +161,20 @@ def test_profile_step_shares_out_the_whole_step(tiny_bert: Path):
 @pytest.mark.slow
 def test_large_batches_beside_the_peer(minilm):
     header, rows = table_of(
-        printed("large_batch.py", "--sizes", "4", "16", "--piece", "4", "--dtype", "fp32", "--device", "cpu")
+        printed(
+            "large_batch.py",
+            "--sizes",
+            "4",
+            "16",
+            "--piece",
+            "4",
+            "--dtype",
+            "fp32",
+            "--device",
+            "cpu",
+            "--seconds",
+            "1",
+        )
     )
     losses = ("cosent", "infonce", "batch_hard_triplet")
     assert [row[0] for row in rows] == [f"{loss}, {size}" for loss in losses for size in (4, 16)]
@@ -173,7 +186,8 @@ def test_large_batches_beside_the_peer(minilm):
 
 @pytest.mark.slow
 def test_what_would_be_too_much_is_not_run(minilm):
-    _, rows = table_of(printed("large_batch.py", "--losses", "cosent", "--sizes", "4", "4000", "--max_seconds", "0.1"))
+    flags = ("--losses", "cosent", "--sizes", "4", "4000", "--seconds", "1", "--max_seconds", "0.1")
+    _, rows = table_of(printed("large_batch.py", *flags))
     assert rows[1][1:3] == ["not run: time", "not run: time"]
 
 
