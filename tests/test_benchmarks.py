@@ -161,20 +161,7 @@ def test_profile_step_shares_out_the_whole_step(tiny_bert: Path):
 @pytest.mark.slow
 def test_large_batches_beside_the_peer(minilm):
     header, rows = table_of(
-        printed(
-            "large_batch.py",
-            "--sizes",
-            "4",
-            "16",
-            "--piece",
-            "4",
-            "--dtype",
-            "fp32",
-            "--device",
-            "cpu",
-            "--seconds",
-            "1",
-        )
+        printed("large_batch.py", *"--sizes 4 16 --piece 4 --dtype fp32 --device cpu --seconds 1".split())
     )
     losses = ("cosent", "infonce", "batch_hard_triplet")
     assert [row[0] for row in rows] == [f"{loss}, {size}" for loss in losses for size in (4, 16)]

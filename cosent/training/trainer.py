@@ -112,6 +112,7 @@ class CosentTrainer(Trainer):
         self._check_engine()
         self._gathers = args.gather_across_devices and num_ranks() > 1
         self._in_pieces = bool(args.micro_batch_tokens or args.micro_batch_size)
+        self._pads_pieces = is_packed(model.backbone)
         self._examples = train_dataset
         self._batches = self._make_batches() if train_dataset is not None else None
         self.add_callback(_SetEpoch(self))
@@ -253,13 +254,12 @@ class CosentTrainer(Trainer):
         input_ids, lengths = inputs["input_ids"], inputs["lengths"]
         if not len(lengths):
             return []
-        pad = is_packed(self.accelerator.unwrap_model(self.model).backbone)
         if self.args.micro_batch_tokens:
-            return cut(input_ids, lengths, self.args.micro_batch_tokens, pad=pad)
+            return cut(input_ids, lengths, self.args.micro_batch_tokens, pad=self._pads_pieces)
         if self.args.micro_batch_size:
             num_examples = len(inputs["text_ids"]) // int(inputs["num_columns"])
             max_tokens = math.ceil(len(input_ids) * self.args.micro_batch_size / num_examples)
-            return cut(input_ids, lengths, max_tokens, pad=pad)
+            return cut(input_ids, lengths, max_tokens, pad=self._pads_pieces)
         return [whole(input_ids, lengths, int(inputs["max_length"]))]
 
     def _keep_statistics(self, embeddings: Tensor, labels: Tensor | None, text_ids: Tensor) -> None:
