@@ -137,6 +137,7 @@ def test_the_hardest_of_some_anchors_at_a_time_are_those_of_all_at_once(distance
     torch.manual_seed(0)
     loss, labels = BatchHardTripletLoss(MARGIN, distance), torch.tensor([5, 5, 5, 2, 2, 9, 9, 9, 7, 9, 2])
     embeddings = torch.randn(1, len(labels), 4, dtype=torch.float64)
+    embeddings[0, 0] = -10 * embeddings[0, 1:3].sum(0)  # the farthest of its class, as other blocks than its own see it
     expected = loss_and_gradient(loss, embeddings, labels), loss.statistics(embeddings, labels)
     monkeypatch.setattr(shapes, "_MAX_SCORES", num_scores)
     assert_close((loss_and_gradient(loss, embeddings, labels), loss.statistics(embeddings, labels)), expected)
