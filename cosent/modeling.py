@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig,
 
 from cosent.checkpoint import PoolingMode, read_settings, write_settings
 from cosent.distributed import num_ranks
-from cosent.dropout import random_state, set_random_state, use_fast_dropout
 from cosent.errors import CheckpointError, UserError
-from cosent.packing import (
+from cosent.kernels.dropout import random_state, set_random_state, use_fast_dropout
+from cosent.kernels.packing import (
     Layers,
     Packing,
     can_pack,

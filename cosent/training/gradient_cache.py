@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from cosent.dropout import random_state, set_random_state
-from cosent.packing import sort_by_length
+from cosent.kernels.dropout import random_state, set_random_state
+from cosent.kernels.packing import sort_by_length
 
 
 class Piece(NamedTuple):

@@ -26,10 +26,10 @@ from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler, Ra
 from cosent.distributed import gather_batch, gather_numbers, num_ranks, rank
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import EvaluationOptions, default_metric, evaluate, metric_names
+from cosent.kernels.packing import is_packed
 from cosent.losses import Loss
 from cosent.losses.shapes import NO_TEXT
 from cosent.modeling import SentenceBert
-from cosent.packing import is_packed
 from cosent.training.arguments import CosentTrainingArguments
 from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler, whole
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from cosent.dropout import Dropout, keep_mask, use_fast_dropout
+from cosent.kernels.dropout import Dropout, keep_mask, use_fast_dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.003, 0.9])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosent.dropout import keep_mask
+from cosent.kernels.dropout import keep_mask
 
 try:
     from flash_attn import flash_attn_varlen_func

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
-from cosent.attention import TextBounds, attention
+from cosent.kernels.attention import TextBounds, attention
 
 Layers = Literal["last", "first_last"]
 Packing = Literal["auto", "on", "off"]

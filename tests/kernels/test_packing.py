@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel
 
 from cosent import SentenceBert, UserError
-from cosent.packing import PACKABLE, can_pack, is_packed, sort_by_length, token_states, use_packed_attention
+from cosent.kernels.packing import PACKABLE, can_pack, is_packed, sort_by_length, token_states, use_packed_attention
 from cosent.pooling import pool
 
 # Names of sizes differ; what a configuration does not know, it ignores.

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cosent import attention as attention_module
-from cosent.attention import TextBounds, attention
-from cosent.dropout import keep_mask
+from cosent.kernels import attention as attention_module
+from cosent.kernels.attention import TextBounds, attention
+from cosent.kernels.dropout import keep_mask
 
 LENGTHS = [7, 7, 1, 4, 4, 4, 1, 30]
 
