@@ -21,11 +21,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig,
 from cosent.checkpoint import PoolingMode, read_settings, write_settings
 from cosent.distributed import num_ranks
 from cosent.errors import CheckpointError, UserError
+from cosent.kernels.attention import wants_sorted
 from cosent.kernels.dropout import random_state, set_random_state, use_fast_dropout
 from cosent.kernels.packing import (
     Layers,
     Packing,
     can_pack,
+    is_packed,
     position_offset,
     sort_by_length,
     token_states,
@@ -215,10 +217,13 @@ class SentenceBert(nn.Module):
             (N, D) embeddings, float32 or float64.
         """
         layers, reduction = _POOLING[self.pooling_mode]
-        input_ids, lengths, places = sort_by_length(input_ids, lengths)
+        places = None
+        if not is_packed(self.backbone) or wants_sorted(input_ids.device):
+            input_ids, lengths, places = sort_by_length(input_ids, lengths)
         states = token_states(self.backbone, input_ids, lengths, layers=layers, max_length=max_length)  # (T, D)
         embeddings = pool(states, lengths, reduction)  # (N, D)
-        embeddings = embeddings[places]
+        if places is not None:
+            embeddings = embeddings[places]
         if self.pooling_mode == "pooler":
             pooler = self.backbone.get_submodule("pooler")  # takes the first of (N, L, D) states
             embeddings = pooler(embeddings[:, None].to(states.dtype)).to(embeddings.dtype)

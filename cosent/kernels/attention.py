@@ -1,359 +1,126 @@
 """Attention within texts, on flat tokens: no text sees another, and no token is padding.
 
-Shapes: N texts, n texts of one length, T tokens of all texts one after the other, L tokens in a text, H heads, D
-dimensions of a head.
+`KERNELS` is a table of all ways to compute it; the first row that takes a call does it.
+
+Shapes: T tokens of all texts one after the other, H heads, D dimensions of a head.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from inspect import signature
-from itertools import groupby
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from cosent.kernels.dropout import keep_mask
+from cosent.kernels import fused
+from cosent.kernels.bounds import Options, TextBounds
+from cosent.kernels.by_length import by_length
+from cosent.kernels.padded import padded
 
-try:
-    from flash_attn import flash_attn_varlen_func
-except ImportError:
-    flash_attn_varlen_func = None
-try:
-    from torch.nn.attention.varlen import varlen_attn
-
-    if "enable_gqa" not in signature(varlen_attn).parameters:  # torch before 2.12
-        varlen_attn = None  # type: ignore[assignment]
-except ImportError:  # torch before 2.10
-    varlen_attn = None  # type: ignore[assignment]
-
-# Scores held at a time, at most, but for those of one head of a longer text: a share of a processor's cache.
-_MAX_SCORES = 1 << 18
+_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class TextBounds:
-    """Where the texts of a flat batch begin and end.
+class Kernel:
+    """A way to compute attention, and the calls that it takes.
 
     Attributes:
-        lengths: (N,) int64 tokens in each text.
-        offsets: (N+1,) int32, where each text begins, and T.
-        max_length: tokens in the longest text, or more.
+        attend: computes it; arguments and result are those of `attention`.
+        device: type of device that it runs on. None: any.
+        is_there: whether what is installed has it.
+        dtypes: of queries. None: any.
+        capability: the CUDA compute capability that it needs at least.
+        max_head_dim: D at most, and a multiple of 8. None: any number.
+        windows: whether it knows windows.
+        grouped: whether a head of keys may serve several of queries; otherwise keys and values are repeated before.
+        traceable: whether torch.compile can look through it.
     """
 
-    lengths: Tensor
-    offsets: Tensor
-    max_length: int
+    attend: Callable[[Tensor, Tensor, Tensor, TextBounds, Options], Tensor]
+    device: str | None = None
+    is_there: bool = True
+    dtypes: tuple[torch.dtype, ...] | None = None
+    capability: tuple[int, int] = (0, 0)
+    max_head_dim: int | None = None
+    windows: bool = True
+    grouped: bool = False
+    traceable: bool = True
 
 
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bounds: TextBounds,
-    *,
-    scale: float,
-    dropout: float = 0.0,
-    causal: bool = False,
-    window: int | None = None,
-) -> Tensor:
+# From the fastest to the one that takes everything. All of them know dropout and causal attention.
+KERNELS: dict[str, Kernel] = {
+    "flash-attn": Kernel(
+        fused.flash_attn, "cuda", fused.HAS_FLASH_ATTN, _HALF, capability=(8, 0), max_head_dim=256, grouped=True
+    ),
+    "flash": Kernel(fused.flash, "cuda", fused.HAS_FLASH, _HALF, capability=(8, 0), max_head_dim=256, grouped=True),
+    # torch traces its gradient wrongly: the fake kernel of its backward pass takes one argument too few
+    "memory-efficient": Kernel(
+        fused.memory_efficient,
+        "cuda",
+        fused.HAS_MEMORY_EFFICIENT,
+        (torch.float32, *_HALF),
+        max_head_dim=256,
+        windows=False,
+        traceable=False,
+    ),
+    "padded": Kernel(padded, "cuda"),
+    "by length": Kernel(by_length),
+}
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, options: Options) -> Tensor:
     """Scaled dot-product attention of each text's tokens over the same text's tokens.
-
-    On CUDA in half precision it is a variable-length flash kernel: flash-attn's where it is installed, otherwise
-    torch's, which has no dropout. With dropout, in float32 and on old GPUs it is torch's attention over nested
-    tensors. Everywhere else, and for a window that those do not know, texts of equal length are taken together.
 
     Args:
         query: (T, H, D).
         key: (T, H, D), or with H / g heads that serve g query heads each.
         value: as key.
         bounds: where the texts begin and end.
-        scale: factor of the products before the softmax.
-        dropout: rate of dropout of the attention's weights.
-        causal: whether a token sees only itself and what stands before it.
-        window: a token sees others that are fewer than this many places away. None: all.
+        options: scale, dropout, and which tokens a token sees.
 
     Returns:
         (T, H, D) in the dtype of the query, or the one of autocast.
     """
     kind = query.device.type
-    if window is not None and window >= bounds.max_length:
-        window = None
+    if options.window is not None and options.window >= bounds.max_length:
+        options = replace(options, window=None)
     if torch.is_autocast_enabled(kind):  # rotary positions may have given float32
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
-    if kind == "cuda" and _has_flash(query):
-        if flash_attn_varlen_func is not None or (varlen_attn is not None and not dropout):
-            return _flash(query, key, value, bounds, scale, dropout, causal, window)
+    kernel = KERNELS[choose(query, windowed=options.window is not None)]
     groups = query.shape[1] // key.shape[1]
-    if groups > 1:
+    if groups > 1 and not kernel.grouped:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    if kind == "cuda" and window is None:
-        return _nested(query, key, value, bounds, scale, dropout, causal)
-    # as the kernels of torch do, a seed stands for the dropped weights, so that the backward pass can draw them again
-    seed = torch.randint(2**62, (), dtype=torch.int64) if dropout else torch.zeros((), dtype=torch.int64)
-    return by_length(query, key, value, bounds.lengths, seed, scale, dropout, causal, window or 0)
+    return kernel.attend(query, key, value, bounds, options)
 
 
-def _has_flash(query: Tensor) -> bool:
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    return half and torch.cuda.get_device_capability(query.device) >= (8, 0) and query.shape[-1] % 8 == 0
-
-
-def _flash(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bounds: TextBounds,
-    scale: float,
-    dropout: float,
-    causal: bool,
-    window: int | None,
-) -> Tensor:
-    left = -1 if window is None else window - 1
-    sides = (left, 0 if causal else left)
-    ends = (bounds.offsets, bounds.offsets, bounds.max_length, bounds.max_length)
-    if flash_attn_varlen_func is not None:
-        return flash_attn_varlen_func(
-            query, key, value, *ends, dropout_p=dropout, softmax_scale=scale, causal=causal, window_size=sides
-        )
-    grouped = query.shape[1] != key.shape[1]
-    out = varlen_attn(query, key, value, *ends, scale=scale, window_size=sides, enable_gqa=grouped)
-    assert isinstance(out, Tensor)  # it gives more only where that is asked for
-    return out
-
-
-def _nested(
-    query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, scale: float, dropout: float, causal: bool
-) -> Tensor:
-    """Torch's own choice of a kernel over nested tensors; each of its CUDA kernels knows dropout."""
-    offsets = bounds.offsets.long()  # one tensor: texts are as long in one as in the other exactly where it is the same
-    query, key, value = (
-        torch.nested.nested_tensor_from_jagged(x, offsets, min_seqlen=1, max_seqlen=bounds.max_length).transpose(1, 2)
-        for x in (query, key, value)
-    )  # (N, H, L, D), L of each text
-    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal, scale=scale)
-    return out.transpose(1, 2).values()
-
-
-@torch.library.custom_op("cosent::attention_by_length", mutates_args=())
-def by_length(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    lengths: Tensor,
-    seed: Tensor,
-    scale: float,
-    dropout: float,
-    causal: bool,
-    window: int,
-) -> Tensor:
-    """Attention over neighbours of equal length together; one operator, so that torch.compile need not look inside.
-
-    It is product, softmax, product in float32 rather than torch's fused attention: at the lengths of sentences that is
-    no faster on CPUs, several times slower in bfloat16 with gradients, and has no dropout.
+def choose(query: Tensor, *, windowed: bool) -> str:
+    """Choose the kernel for a call.
 
     Args:
-        query: (T, H, D); so are `key` and `value`.
-        key: see there.
-        value: see there.
-        lengths: (N,) tokens in each text; many neighbours should be equal.
-        seed: () int64, of the dropout.
-        scale: factor of the products before the softmax.
-        dropout: rate.
-        causal: whether a token sees only itself and what stands before it.
-        window: a token sees others that are fewer than this many places away; 0: all.
+        query: (T, H, D), of which device, dtype and D count.
+        windowed: whether tokens see only a part of a text.
 
     Returns:
-        (T, H, D).
+        The name of the first row of `KERNELS` that takes it; the last one takes everything.
     """
-    runs = _runs(lengths, query.shape[1])
-    places = _head_rows(runs, query)
-    q, k, v = (_gather(x, places) for x in (query, key, value))
-    q *= scale
-    out = torch.empty_like(q)
-    generator = _generator(seed)
-    with torch.autocast(query.device.type, enabled=False):  # its float32 is on purpose
-        for block in _blocks(runs):
-            flat, weights = _weights(q, k, block, causal, window)
-            if dropout:
-                flat *= keep_mask(flat, dropout, generator)
-            for run, weight in zip(block, weights, strict=True):
-                torch.bmm(weight, run.of(v), out=run.of(out))
-    return _scatter(out, places, query)
+    device, dim = query.device, query.shape[-1]
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+    return next(
+        name
+        for name, kernel in KERNELS.items()
+        if kernel.is_there
+        and kernel.device in (None, device.type)
+        and (kernel.dtypes is None or query.dtype in kernel.dtypes)
+        and kernel.capability <= capability
+        and (kernel.max_head_dim is None or (dim <= kernel.max_head_dim and dim % 8 == 0))
+        and (kernel.windows or not windowed)
+        and (kernel.traceable or not torch.compiler.is_compiling())
+    )
 
 
-@by_length.register_fake
-def _(query, key, value, lengths, seed, scale, dropout, causal, window):
-    return torch.empty_like(query, memory_format=torch.contiguous_format)
-
-
-@torch.library.custom_op("cosent::attention_by_length_backward", mutates_args=())
-def by_length_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    lengths: Tensor,
-    seed: Tensor,
-    scale: float,
-    dropout: float,
-    causal: bool,
-    window: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `by_length`; the weights are computed again, so that nothing of size L x L is kept for them.
+def wants_sorted(device: torch.device) -> bool:
+    """Tell whether attention is faster where texts of equal length are neighbours, the longest first.
 
     Args:
-        grad: (T, H, D), of its result.
-        query: this and what follows: what it was given.
-        key: see there.
-        value: see there.
-        lengths: see there.
-        seed: see there.
-        scale: see there.
-        dropout: see there.
-        causal: see there.
-        window: see there.
-
-    Returns:
-        (T, H, D) each, for query, key and value.
+        device: where the tokens are.
     """
-    runs = _runs(lengths, query.shape[1])
-    places = _head_rows(runs, query)
-    g, q, k, v = (_gather(x, places) for x in (grad, query, key, value))
-    q *= scale
-    grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
-    generator = _generator(seed)
-    with torch.autocast(query.device.type, enabled=False):
-        for block in _blocks(runs):
-            flat, weights = _weights(q, k, block, causal, window)
-            flat_grad, grads = _score_buffer(q, block)
-            for run, grad_weight in zip(block, grads, strict=True):
-                torch.bmm(run.of(g), run.of(v).transpose(1, 2), out=grad_weight)
-            kept = weights
-            if dropout:
-                mask = keep_mask(flat, dropout, generator)
-                flat_grad *= mask
-                kept = _views(mask.mul_(flat), block)
-            for run, weight, kept_weight, grad_weight in zip(block, weights, kept, grads, strict=True):
-                torch.bmm(kept_weight.transpose(1, 2), run.of(g), out=run.of(grad_v))
-                grad_score = torch.ops.aten._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
-                torch.bmm(grad_score, run.of(k), out=run.of(grad_q))
-                torch.bmm(grad_score.transpose(1, 2), run.of(q), out=run.of(grad_k))
-    grad_q *= scale
-    return _scatter(grad_q, places, query), _scatter(grad_k, places, key), _scatter(grad_v, places, value)
-
-
-@by_length_backward.register_fake
-def _(grad, query, key, value, lengths, seed, scale, dropout, causal, window):
-    contiguous = torch.contiguous_format
-    return tuple(torch.empty_like(x, memory_format=contiguous) for x in (query, key, value))
-
-
-def _save_for_backward(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:5])
-    ctx.options = inputs[5:]
-
-
-def _backward(ctx, grad):
-    return *by_length_backward(grad, *ctx.saved_tensors, *ctx.options), None, None, None, None, None, None
-
-
-by_length.register_autograd(_backward, setup_context=_save_for_backward)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Neighbours of equal length: rows from `start` on of (T*H, D), (n*H, L, D) of them; or a part of such."""
-
-    start: int
-    count: int
-    length: int
-
-    def of(self, x: Tensor) -> Tensor:
-        return x[self.start : self.start + self.count * self.length].view(self.count, self.length, -1)
-
-
-def _runs(lengths: Tensor, heads: int) -> list[_Run]:
-    """Neighbours of equal length."""
-    runs, start = [], 0
-    for length, same in groupby(lengths.tolist()):
-        count = len(list(same)) * heads
-        runs.append(_Run(start, count, length))
-        start += count * length
-    return runs
-
-
-def _blocks(runs: list[_Run]) -> Iterator[list[_Run]]:
-    """Runs, or parts of them, whose scores are held at the same time."""
-    block: list[_Run] = []
-    room = _MAX_SCORES
-    for run in runs:
-        start, left, scores = run.start, run.count, run.length**2
-        while left:
-            if block and room < scores:
-                yield block
-                block, room = [], _MAX_SCORES
-            count = min(left, max(1, room // scores))
-            block.append(_Run(start, count, run.length))
-            room -= count * scores
-            start += count * run.length
-            left -= count
-    yield block
-
-
-def _head_rows(runs: list[_Run], like: Tensor) -> Tensor:
-    """Which rows of (T*H, D) make each run (n, H, L, D), one after the other: (T*H,)."""
-    heads = like.shape[1]
-    rows = np.arange(len(like) * heads)
-    places = [
-        rows[run.start : run.start + run.count * run.length].reshape(-1, run.length, heads).swapaxes(1, 2).ravel()
-        for run in runs
-    ]
-    return torch.from_numpy(np.concatenate(places)).to(like.device)
-
-
-def _gather(x: Tensor, places: Tensor) -> Tensor:
-    """(T, H, D) as (T*H, D), run by run, in float32 or float64."""
-    rows = x.reshape(len(places), -1).index_select(0, places)
-    return rows if rows.dtype == torch.float64 else rows.float()
-
-
-def _scatter(rows: Tensor, places: Tensor, like: Tensor) -> Tensor:
-    """The way back of `_gather`, and to the dtype it came from."""
-    out = torch.empty(rows.shape, dtype=like.dtype, device=like.device)
-    return out.index_copy_(0, places, rows.to(like.dtype)).view(like.shape)
-
-
-def _generator(seed: Tensor) -> torch.Generator:
-    return torch.Generator().manual_seed(int(seed))
-
-
-def _score_buffer(like: Tensor, block: list[_Run]) -> tuple[Tensor, list[Tensor]]:
-    """Room for the scores of a block, and (n*H, L, L) views for its runs."""
-    flat = like.new_empty(sum(run.count * run.length**2 for run in block))
-    return flat, _views(flat, block)
-
-
-def _views(flat: Tensor, block: list[_Run]) -> list[Tensor]:
-    parts = flat.split([run.count * run.length**2 for run in block])
-    return [part.view(run.count, run.length, run.length) for part, run in zip(parts, block, strict=True)]
-
-
-def _weights(query: Tensor, key: Tensor, block: list[_Run], causal: bool, window: int) -> tuple[Tensor, list[Tensor]]:
-    """Softmax of the products, as one buffer and as (n*H, L, L) of each run."""
-    flat, weights = _score_buffer(query, block)
-    for run, weight in zip(block, weights, strict=True):
-        scores = torch.bmm(run.of(query), run.of(key).transpose(1, 2))
-        if causal or 0 < window < run.length:
-            scores.masked_fill_(_hidden(run.length, causal, window, query.device), -torch.inf)
-        torch.softmax(scores, dim=-1, out=weight)
-    return flat, weights
-
-
-def _hidden(length: int, causal: bool, window: int, device: torch.device) -> Tensor:
-    """(L, L) booleans: which keys a query does not see."""
-    places = torch.arange(length, device=device)
-    ahead = places - places[:, None]  # how far a key stands behind the query in the text
-    outside = ahead.abs() >= window if window else torch.zeros_like(ahead, dtype=torch.bool)
-    return outside | (ahead > 0) if causal else outside
+    return all(kernel.device != device.type for kernel in KERNELS.values())

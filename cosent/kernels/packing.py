@@ -6,6 +6,7 @@ attention looks at where the texts end. Others run on padded groups of texts of 
 Shapes: N texts, T tokens of all texts one after the other, L tokens in the longest text, D dimensions.
 """
 
+import logging
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
-from cosent.kernels.attention import TextBounds, attention
+from cosent.kernels import fused
+from cosent.kernels.attention import attention
+from cosent.kernels.bounds import Options, TextBounds
+
+logger = logging.getLogger(__name__)
 
 Layers = Literal["last", "first_last"]
 Packing = Literal["auto", "on", "off"]
@@ -68,6 +73,12 @@ def use_packed_attention(backbone: PreTrainedModel) -> None:
     Args:
         backbone: changed in place.
     """
+    if torch.cuda.is_available() and not (fused.HAS_FLASH and fused.HAS_MEMORY_EFFICIENT):
+        logger.warning(
+            "torch %s declares its fused attention in another way than cosent knows: on a GPU, attention takes a "
+            "slower kernel. Look for a newer cosent",
+            torch.__version__,
+        )
     AttentionInterface.register(_ATTENTION, _packed_attention)
     backbone.set_attn_implementation(_ATTENTION)
 
@@ -201,14 +212,6 @@ def _packed_attention(
     if text_bounds is None:
         raise ValueError("this backbone runs without padding, through its SentenceBert; load it with packing='off'")
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, H, D)
-    out = attention(
-        query,
-        key,
-        value,
-        text_bounds,
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        dropout=dropout,
-        causal=bool(module.is_causal),
-        window=sliding_window,
-    )
-    return out[None], None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    options = Options(scale, dropout, bool(module.is_causal), sliding_window)
+    return attention(query, key, value, text_bounds, options)[None], None

@@ -1,107 +1,222 @@
 import math
-from inspect import signature
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from cosent.kernels import attention as attention_module
-from cosent.kernels.attention import TextBounds, attention
+from cosent.kernels import by_length as by_length_module
+from cosent.kernels import fused
+from cosent.kernels.attention import KERNELS, attention, choose, wants_sorted
+from cosent.kernels.bounds import Options
 from cosent.kernels.dropout import keep_mask
+from tests.kernels.loops import LENGTHS, bounds_of, gradients, inputs, naive
 
-LENGTHS = [7, 7, 1, 4, 4, 4, 1, 30]
-
-
-def bounds_of(lengths):
-    lengths = torch.tensor(lengths)
-    return TextBounds(lengths, torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int(), int(lengths.max()))
-
-
-def naive(query, key, value, scale, causal=False, window=None):
-    """One query at a time."""
-    out = torch.zeros_like(query)
-    start = 0
-    for length in LENGTHS:
-        for i in range(length):
-            seen = [
-                j for j in range(length) if not (causal and j > i) and not (window is not None and abs(i - j) >= window)
-            ]
-            for head in range(query.shape[1]):
-                source = head * key.shape[1] // query.shape[1]
-                rows = [start + j for j in seen]
-                weights = (key[rows, source] @ query[start + i, head] * scale).softmax(0)
-                out[start + i, head] = weights @ value[rows, source]
-        start += length
-    return out
+MASKS = [{}, {"causal": True}, {"window": 3}, {"causal": True, "window": 2}]
+# float32 of the GPU's tensor cores keeps ten bits, as float16 does
+BOUNDS = {torch.float32: 2e-3, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+FUSED = ["flash-attn", "flash", "memory-efficient", "padded"]
 
 
-def inputs(heads=4, key_heads=4, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(0)
-    shape = sum(LENGTHS)
-    return [
-        torch.randn(shape, h, 8, generator=generator, dtype=dtype, requires_grad=True)
-        for h in (heads, key_heads, key_heads)
-    ]
+def attend(name, *tensors, bounds, options):
+    """One row of the table, whatever it would be chosen for."""
+    query, key, value = tensors
+    if not KERNELS[name].grouped:
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    return KERNELS[name].attend(query, key, value, bounds, options)
 
 
-def gradients(out, tensors):
-    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
-    return torch.autograd.grad((out * weights).sum(), tensors)
+def of_gpu(monkeypatch, capability=(9, 0), **is_there):
+    """Let `choose` see a GPU, with all kernels or as told."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    kernels = {
+        name: replace(kernel, is_there=is_there.get(name.replace("-", "_"), True)) for name, kernel in KERNELS.items()
+    }
+    monkeypatch.setattr(attention_module, "KERNELS", kernels)
 
 
-@pytest.mark.parametrize("options", [{}, {"causal": True}, {"window": 3}, {"causal": True, "window": 2}])
+class Query:
+    """What `choose` looks at; there need be no such device."""
+
+    def __init__(self, dtype, dim=64, device="cuda"):
+        self.dtype, self.shape, self.device = dtype, (100, 4, dim), torch.device(device)
+
+
+@pytest.mark.parametrize("name", ["padded", "by length"])
+@pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize("key_heads", [4, 2])
-@pytest.mark.parametrize("most", [1 << 18, 100])  # scores at a time
-def test_values_and_gradients_equal_those_of_a_loop(options, key_heads, most, monkeypatch):
-    monkeypatch.setattr(attention_module, "_MAX_SCORES", most)
-    tensors = inputs(key_heads=key_heads)
-    found = attention(*tensors, bounds_of(LENGTHS), scale=0.3, **options)
-    expected = naive(*tensors, 0.3, **options)
+def test_values_and_gradients_equal_those_of_a_loop(name, masks, key_heads):
+    tensors, options = inputs(key_heads=key_heads), Options(0.3, **masks)
+    found = attend(name, *tensors, bounds=bounds_of(LENGTHS), options=options)
+    expected = naive(*tensors, options)
     assert_close(found, expected, rtol=1e-10, atol=1e-10)
     for one, other in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
         assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["padded", "by length"])
+def test_the_longest_text_may_be_taken_for_longer(name):
+    tensors, options = inputs(), Options(0.3, window=40)
+    found = attend(name, *tensors, bounds=bounds_of(LENGTHS, max_length=64), options=options)
+    assert_close(found, naive(*tensors, options), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("window", [29, 30, 31, 64])
+def test_a_window_that_hides_nothing_is_left_out(window, monkeypatch):
+    """The longest text has 30 tokens: the first sees the last in a window of 30, and in none below."""
+    seen = []
+
+    def by_length(query, key, value, bounds, options):
+        seen.append(options.window)
+        return KERNELS["by length"].attend(query, key, value, bounds, options)
+
+    monkeypatch.setattr(attention_module, "KERNELS", {"by length": replace(KERNELS["by length"], attend=by_length)})
+    tensors, options = inputs(), Options(0.3, window=window)
+    assert_close(attention(*tensors, bounds_of(LENGTHS), options), naive(*tensors, options), rtol=1e-10, atol=1e-10)
+    assert seen == [window if window < 30 else None]
+
+
+def test_the_table_has_a_kernel_for_every_call(monkeypatch):
+    of_gpu(monkeypatch)
+    half, single = Query(torch.bfloat16), Query(torch.float32)
+    assert choose(half, windowed=False) == choose(half, windowed=True) == "flash-attn"
+    of_gpu(monkeypatch, flash_attn=False)
+    assert choose(half, windowed=False) == choose(Query(torch.float16), windowed=True) == "flash"
+    assert choose(single, windowed=False) == "memory-efficient"
+    assert choose(single, windowed=True) == "padded"
+    assert choose(Query(torch.float64), windowed=False) == "padded"
+    for dim, name in ((8, "flash"), (256, "flash"), (264, "padded"), (12, "padded")):
+        assert choose(Query(torch.bfloat16, dim), windowed=False) == name
+    of_gpu(monkeypatch, (7, 5), flash_attn=False)  # before Ampere
+    assert choose(half, windowed=False) == "memory-efficient"
+    of_gpu(monkeypatch, flash_attn=False, flash=False, memory_efficient=False)
+    assert choose(half, windowed=False) == choose(single, windowed=True) == "padded"
+    assert choose(Query(torch.float32, device="cpu"), windowed=True) == "by length"
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    of_gpu(monkeypatch, flash_attn=False)
+    assert choose(half, windowed=False) == "flash"
+    assert choose(single, windowed=False) == "padded"
+
+
+def test_only_where_texts_are_taken_by_length_do_they_want_to_be_sorted():
+    assert wants_sorted(torch.device("cpu"))
+    assert not wants_sorted(torch.device("cuda"))
+
+
+def test_torch_declares_its_operators_as_known():
+    assert fused.HAS_FLASH and fused.HAS_MEMORY_EFFICIENT
+    assert not fused._is_as_known("_no_such_operator", fused._FLASH)
+    assert not fused._is_as_known("_flash_attention_forward", fused._FLASH.replace("SymInt max_q", "Tensor max_q"))
+
+
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_the_flash_operator_takes_what_it_is_given(masks, key_heads):
+    """On tensors without data: shapes, types, autograd, and nothing that asks the device for a value."""
+    tensors = [x.detach().requires_grad_() for x in inputs(key_heads=key_heads, dtype=torch.bfloat16, device="meta")]
+    out = fused.flash(*tensors, bounds_of(LENGTHS, "meta"), Options(0.3, dropout=0.1, **masks))
+    assert out.shape == tensors[0].shape and out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert all(x.grad.shape == x.shape for x in tensors)
+
+
+def test_the_memory_efficient_operator_takes_what_it_is_given():
+    tensors = [x.detach() for x in inputs(dtype=torch.float32, device="meta")]
+    out = fused.memory_efficient(*tensors, bounds_of(LENGTHS, "meta"), Options(0.3, dropout=0.1, causal=True))
+    assert out.shape == tensors[0].shape and out.dtype == torch.float32
+
+
+def test_flash_kernels_are_told_which_places_a_token_sees(monkeypatch):
+    """No GPU: stand-ins note what the kernels are told."""
+    calls = []
+
+    def package(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None,
+        causal=False, window_size=(-1, -1),
+    ):  # fmt: skip
+        assert cu_seqlens_q.tolist() == cu_seqlens_k.tolist() == [0, 3, 5]
+        calls.append((max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal, window_size))
+        return q
+
+    class Operators:
+        @staticmethod
+        def _flash_attention_forward(
+            query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, return_debug_mask, *, scale,
+            window_size_left, window_size_right,
+        ):  # fmt: skip
+            assert cum_seq_q.tolist() == cum_seq_k.tolist() == [0, 3, 5] and not return_debug_mask
+            calls.append((max_q, max_k, dropout_p, scale, is_causal, (window_size_left, window_size_right)))
+            return query, None
+
+    monkeypatch.setattr(fused, "flash_attn_varlen_func", package)
+    monkeypatch.setattr(torch.ops, "aten", Operators)
+    kinds = [Options(0.5, 0.1, causal, window) for causal in (False, True) for window in (None, 5)]
+    for kernel in (fused.flash_attn, fused.flash):
+        calls.clear()
+        for options in kinds:
+            kernel(*inputs(key_heads=2), bounds_of([3, 2]), options)
+        assert {call[:4] for call in calls} == {(3, 3, 0.1, 0.5)}
+        assert [call[5] for call in calls] == [(-1, -1), (4, 4), (-1, 0), (4, 0)]
+        # torch's is causal where its window is (-1, 0), flash-attn's where it is told so
+        assert [call[4] for call in calls] == [False, False, True, kernel is fused.flash_attn]
+
+
 @pytest.mark.parametrize("most", [1 << 18, 100])  # scores at a time: one block, and many
-@pytest.mark.parametrize("options", [{}, {"causal": True, "window": 3}])
-def test_dropout_drops_weights_and_its_gradients_know_which(most, options, monkeypatch):
-    monkeypatch.setattr(attention_module, "_MAX_SCORES", most)
-    tensors = inputs(key_heads=2)
-    bounds = bounds_of(LENGTHS)
+@pytest.mark.parametrize("masks", [{}, {"causal": True, "window": 3}])
+def test_dropout_drops_weights_and_its_gradients_know_which(most, masks, monkeypatch):
+    monkeypatch.setattr(by_length_module, "_MAX_SCORES", most)
+    tensors, bounds, options = inputs(key_heads=2), bounds_of(LENGTHS), Options(0.3, dropout=0.4, **masks)
 
     def dropped(*tensors):
         torch.manual_seed(5)
-        return attention(*tensors, bounds, scale=0.3, dropout=0.4, **options)
+        return attention(*tensors, bounds, options)
 
-    # derivatives along random directions; gradcheck's fast mode is too forgiving to notice a forgotten mask
-    generator = torch.Generator().manual_seed(2)
-    weights = torch.randn(tensors[0].shape, generator=generator, dtype=torch.float64)
-    grads = torch.autograd.grad((dropped(*tensors) * weights).sum(), tensors)
-    for place in range(3):
-        step = 1e-6 * torch.randn(tensors[place].shape, generator=generator, dtype=torch.float64)
-        moved = [
-            [x.detach() + sign * step if i == place else x.detach() for i, x in enumerate(tensors)] for sign in (1, -1)
-        ]
-        ahead, back = ((dropped(*one) * weights).sum() for one in moved)
-        assert_close((ahead - back) / 2, (grads[place] * step).sum(), rtol=1e-5, atol=0)
+    assert_derivatives(dropped, tensors, step=1e-6, rtol=1e-5)
     assert torch.equal(dropped(*tensors), dropped(*tensors))
-    plain = attention(*tensors, bounds, scale=0.3, **options)
-    assert not torch.equal(dropped(*tensors), plain)
+    assert not torch.equal(dropped(*tensors), attention(*tensors, bounds, replace(options, dropout=0.0)))
+
+
+def assert_derivatives(function, tensors, *, step, rtol):
+    """Gradients against differences along random directions; gradcheck's fast mode does not notice a forgotten mask."""
+    generator = torch.Generator().manual_seed(2)
+
+    def random():
+        return torch.randn(tensors[0].shape, generator=generator, dtype=torch.float64).to(tensors[0])
+
+    weights = random()
+    grads = torch.autograd.grad((function(*tensors) * weights).sum(), tensors)
+    for place in range(3):
+        direction = random()[:, : tensors[place].shape[1]] * step
+        moved = [[x.detach().clone() for x in tensors] for _ in range(2)]
+        moved[0][place] += direction
+        moved[1][place] -= direction
+        ahead, back = ((function(*one) * weights).double().sum() for one in moved)
+        assert_close((ahead - back) / 2, (grads[place] * direction).double().sum(), rtol=rtol, atol=0)
 
 
 def test_dropout_keeps_the_mean():
-    tensors = [x.detach() for x in inputs()]
-    bounds = bounds_of(LENGTHS)
+    tensors, bounds = [x.detach() for x in inputs()], bounds_of(LENGTHS)
     torch.manual_seed(0)
-    mean = torch.stack([attention(*tensors, bounds, scale=0.3, dropout=0.4) for _ in range(2000)]).mean(0)
-    plain = attention(*tensors, bounds, scale=0.3)
+    mean = torch.stack([attention(*tensors, bounds, Options(0.3, dropout=0.4)) for _ in range(2000)]).mean(0)
+    plain = attention(*tensors, bounds, Options(0.3))
     assert_close(mean, plain, rtol=0, atol=0.15)  # the mean of 2,000 draws: its deviation is about 0.03
 
 
+@pytest.mark.parametrize("masks", MASKS)
+def test_many_blocks_of_scores_give_the_same(masks, monkeypatch):
+    monkeypatch.setattr(by_length_module, "_MAX_SCORES", 100)
+    tensors, options = inputs(key_heads=2), Options(0.3, **masks)
+    found, expected = attention(*tensors, bounds_of(LENGTHS), options), naive(*tensors, options)
+    assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    for one, other in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
+        assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 def test_scores_are_held_in_bounded_blocks(monkeypatch):
-    monkeypatch.setattr(attention_module, "_MAX_SCORES", 100)
-    runs = attention_module._runs(torch.tensor(LENGTHS), 4)
-    blocks = list(attention_module._blocks(runs))
+    monkeypatch.setattr(by_length_module, "_MAX_SCORES", 100)
+    runs = by_length_module._runs(torch.tensor(LENGTHS), 4)
+    blocks = list(by_length_module._blocks(runs))
     rows = [row for block in blocks for run in block for row in range(run.start, run.start + run.count * run.length)]
     assert rows == list(range(4 * sum(LENGTHS)))
     for block in blocks:
@@ -115,7 +230,7 @@ def test_dropped_weights_are_those_of_the_mask():
     value = torch.zeros(sum(LENGTHS), 1, 8, dtype=torch.float64)
     value[:length, 0, :length] = torch.eye(length, dtype=torch.float64)  # so the result is the weights
     torch.manual_seed(3)
-    out = attention(query, key, value, bounds_of(LENGTHS), scale=1.0, dropout=0.5)[:length, 0, :length]
+    out = attention(query, key, value, bounds_of(LENGTHS), Options(1.0, dropout=0.5))[:length, 0, :length]
     torch.manual_seed(3)
     seed = torch.randint(2**62, (), dtype=torch.int64)
     generator = torch.Generator().manual_seed(int(seed))
@@ -126,18 +241,14 @@ def test_dropped_weights_are_those_of_the_mask():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(dtype):
-    tensors = [x.detach().to(dtype) for x in inputs()]
-    found = attention(*tensors, bounds_of(LENGTHS), scale=0.3)
+    tensors, options = inputs(dtype=dtype), Options(0.3)
+    found = attention(*tensors, bounds_of(LENGTHS), options)
     assert found.dtype == dtype
-    expected = naive(*(x.float() for x in tensors), 0.3).to(dtype)
+    exact = [x.detach().float().requires_grad_() for x in tensors]
+    expected = naive(*exact, options).to(dtype)
     bound = {"rtol": 2e-3 if dtype == torch.float16 else 1e-2, "atol": 1e-3}
     assert_close(found, expected, **bound)
-    for x in tensors:
-        x.requires_grad_()
-    exact = [x.detach().float().requires_grad_() for x in tensors]
-    ours = gradients(attention(*tensors, bounds_of(LENGTHS), scale=0.3), tensors)
-    theirs = gradients(naive(*exact, 0.3).to(dtype), exact)
-    for one, other in zip(ours, theirs, strict=True):
+    for one, other in zip(gradients(found, tensors), gradients(expected, exact), strict=True):
         assert one.dtype == dtype
         assert_close(one, other.to(dtype), **bound)
 
@@ -145,84 +256,81 @@ def test_half_precision_is_computed_in_float32(dtype):
 def test_autocast_decides_the_dtype():
     tensors = inputs(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        assert attention(*tensors, bounds_of(LENGTHS), scale=0.3).dtype == torch.bfloat16
+        assert attention(*tensors, bounds_of(LENGTHS), Options(0.3)).dtype == torch.bfloat16
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_nested_tensors_give_the_same():
-    """The path of CUDA without a flash kernel; torch runs it on the CPU, too, where it is not causal."""
-    tensors = inputs()
-    found = attention_module._nested(*tensors, bounds_of(LENGTHS), 0.3, 0.0, False)
-    expected = naive(*tensors, 0.3)
-    assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    for one, other in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
-        assert_close(one, other, rtol=1e-10, atol=1e-10)
-
-
-def test_flash_kernels_are_called_as_they_want(monkeypatch):
-    """No GPU: a stand-in checks what the kernel is told."""
-    calls = []
-    real = signature(attention_module.varlen_attn)
-
-    def kernel(*args, **options):
-        call = real.bind(*args, **options).arguments
-        calls.append(tuple(call[name] for name in ("max_q", "max_k", "scale", "enable_gqa", "window_size")))
-        assert call["cu_seq_q"].tolist() == call["cu_seq_k"].tolist() == [0, 3, 5]
-        return call["query"]
-
-    monkeypatch.setattr(attention_module, "flash_attn_varlen_func", None)
-    monkeypatch.setattr(attention_module, "varlen_attn", kernel)
-    query, key, value = inputs(key_heads=2)
-    bounds = bounds_of([3, 2])
-    for causal, window in ((False, None), (True, None), (False, 5), (True, 5)):
-        attention_module._flash(query, key, value, bounds, 0.5, 0.0, causal, window)
-    assert [call[4] for call in calls] == [(-1, -1), (-1, 0), (4, 4), (4, 0)]
-    assert {call[:4] for call in calls} == {(3, 3, 0.5, True)}
-
-
-def test_flash_attn_gets_the_dropout(monkeypatch):
-    """Not installed: a stand-in with the parameters that its documentation names."""
-    calls = []
-
-    def kernel(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None,
-        causal=False, window_size=(-1, -1),
-    ):  # fmt: skip
-        calls.append((max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal, window_size))
-        return q
-
-    monkeypatch.setattr(attention_module, "flash_attn_varlen_func", kernel)
-    attention_module._flash(*inputs(), bounds_of(LENGTHS), 0.5, 0.1, True, 5)
-    assert calls == [(30, 30, 0.1, 0.5, True, (4, 0))]
+def on_gpu(name, dtype, masks):
+    """Skip what a row does not take on this GPU."""
+    kernel = KERNELS[name]
+    if not kernel.is_there or torch.cuda.get_device_capability() < kernel.capability:
+        pytest.skip(f"{name} is not there")
+    if (kernel.dtypes and dtype not in kernel.dtypes) or ("window" in masks and not kernel.windows):
+        pytest.skip(f"{name} does not take this")
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, {"causal": True}, {"window": 3}, {"causal": True, "window": 2}])
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize("key_heads", [4, 2])
-def test_cuda_equals_a_loop(dtype, options, key_heads):
-    tensors = [x.detach().cuda().to(dtype).requires_grad_() for x in inputs(key_heads=key_heads)]
-    bounds = bounds_of(LENGTHS)
-    bounds = TextBounds(bounds.lengths.cuda(), bounds.offsets.cuda(), bounds.max_length)
-    found = attention(*tensors, bounds, scale=0.3, **options)
+def test_cuda_kernels_equal_a_loop(name, dtype, masks, key_heads):
+    on_gpu(name, dtype, masks)
+    tensors = [x.detach().requires_grad_() for x in inputs(key_heads=key_heads, dtype=dtype, device="cuda")]
+    options = Options(0.3, **masks)
+    found = attend(name, *tensors, bounds=bounds_of(LENGTHS, "cuda", max_length=128), options=options)
     references = [x.detach().cpu().double().requires_grad_() for x in tensors]
-    expected = naive(*references, 0.3, **options)
-    bound = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
+    expected = naive(*references, options)
+    bound = BOUNDS[dtype]
     assert_close(found.cpu().double(), expected, rtol=bound, atol=bound)
-    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    ours = torch.autograd.grad((found.double() * weights.cuda()).sum(), tensors)
-    theirs = torch.autograd.grad((expected * weights).sum(), references)
-    for one, other in zip(ours, theirs, strict=True):
+    for one, other in zip(gradients(found, tensors), gradients(expected, references), strict=True):
         assert_close(one.cpu().double(), other, rtol=bound, atol=bound * max(1, math.sqrt(other.abs().max())))
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cuda_dropout_keeps_the_mean(dtype):
-    tensors = [x.detach().cuda().to(dtype) for x in inputs()]
-    bounds = bounds_of(LENGTHS)
-    bounds = TextBounds(bounds.lengths.cuda(), bounds.offsets.cuda(), bounds.max_length)
-    plain = attention(*tensors, bounds, scale=0.3)
-    drawn = torch.stack([attention(*tensors, bounds, scale=0.3, dropout=0.4).float() for _ in range(2000)])
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_cuda_dropout_keeps_the_mean_and_follows_the_seed(name, dtype):
+    on_gpu(name, dtype, {})
+    tensors, bounds = [x.detach() for x in inputs(dtype=dtype, device="cuda")], bounds_of(LENGTHS, "cuda")
+    plain = attend(name, *tensors, bounds=bounds, options=Options(0.3)).float()
+
+    def dropped():
+        return attend(name, *tensors, bounds=bounds, options=Options(0.3, dropout=0.4)).float()
+
+    drawn = torch.stack([dropped() for _ in range(2000)])
     assert drawn[0].ne(drawn[1]).any()
-    assert_close(drawn.mean(0), plain.float(), rtol=0, atol=0.15)
+    assert_close(drawn.mean(0), plain, rtol=0, atol=0.15)
+    torch.manual_seed(7)
+    one = dropped()
+    torch.manual_seed(7)
+    assert torch.equal(dropped(), one)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_cuda_gradients_are_of_the_dropout_that_was_drawn(name, dtype):
+    """Values that are the unit vectors show which weights were dropped; with these, a reference has the gradients."""
+    on_gpu(name, dtype, {})
+    lengths, rate = [7, 5, 8], 0.4
+    query, key, value = (x[: sum(lengths)].detach().requires_grad_() for x in inputs(dtype=dtype, device="cuda"))
+    bounds = bounds_of(lengths, "cuda")
+
+    def dropped(value):
+        torch.manual_seed(5)
+        return attend(name, query, key, value, bounds=bounds, options=Options(0.3, dropout=rate))
+
+    units = torch.cat([torch.eye(8, dtype=dtype, device="cuda")[:length] for length in lengths])
+    kept = dropped(units[:, None].expand(-1, 4, -1).contiguous()).cpu() != 0  # (T, H, 8)
+    assert 0.4 < kept.sum() / (4 * sum(length**2 for length in lengths)) < 0.8
+    references = [x.detach().cpu().double().requires_grad_() for x in (query, key, value)]
+    expected = []
+    for q, k, v, mask in zip(*(x.split(lengths) for x in [*references, kept]), strict=True):
+        weights = torch.einsum("ihd,jhd->ihj", q, k).mul(0.3).softmax(-1) * mask[..., : len(q)] / (1 - rate)
+        expected.append(torch.einsum("ihj,jhd->ihd", weights, v))
+    found, expected = dropped(value), torch.cat(expected)
+    bound = BOUNDS[dtype]
+    assert_close(found.cpu().double(), expected, rtol=bound, atol=bound)
+    theirs = gradients(expected, references)
+    for one, other in zip(gradients(found, [query, key, value]), theirs, strict=True):
+        assert_close(one.cpu().double(), other, rtol=bound, atol=bound * max(1, math.sqrt(other.abs().max())))

@@ -7,7 +7,15 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel
 
 from cosent import SentenceBert, UserError
-from cosent.kernels.packing import PACKABLE, can_pack, is_packed, sort_by_length, token_states, use_packed_attention
+from cosent.kernels.packing import (
+    PACKABLE,
+    _group_sizes,
+    can_pack,
+    is_packed,
+    sort_by_length,
+    token_states,
+    use_packed_attention,
+)
 from cosent.pooling import pool
 
 # Names of sizes differ; what a configuration does not know, it ignores.
@@ -203,6 +211,13 @@ def test_groups_of_similar_length_hold_little_padding(tiny_bert, monkeypatch):
     assert sum(tokens for _, tokens in shapes) == lengths.sum()
     assert all(places - tokens <= 256 for places, tokens in shapes)
     assert 1 < len(shapes) < 20
+
+
+def test_groups_are_cut_where_a_text_would_be_padded_or_pad_others():
+    assert _group_sizes([130, 2, 2, 2]) == [3, 1]  # 128 + 128 places of padding, and 128 more
+    assert _group_sizes([2, 2, 130]) == [3]  # both short texts by 128
+    assert _group_sizes([2, 2, 131]) == [2, 1]  # by 129
+    assert _group_sizes([400]) == [1]
 
 
 @pytest.mark.slow
