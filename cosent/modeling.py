@@ -23,6 +23,8 @@ from cosent.distributed import num_ranks
 from cosent.errors import CheckpointError, UserError
 from cosent.kernels.attention import wants_sorted
 from cosent.kernels.dropout import random_state, set_random_state, use_fast_dropout
+from cosent.kernels.filling import ROOM
+from cosent.kernels.graphs import CudaGraphs, EncoderGraphs, can_record
 from cosent.kernels.packing import (
     Layers,
     Packing,
@@ -67,8 +69,9 @@ _DROPOUT_KEYS = (
 # Tokens in a text, for what is said in texts to be counted in tokens.
 _TYPICAL_LENGTH = 128
 
-# Texts tokenised at a time, and embeddings fetched from the device at a time.
+# Texts tokenised at a time, at most; the first, where a GPU waits for them; embeddings fetched from it at a time.
 _TOKENIZED_TEXTS = 1 << 15
+_FIRST_TOKENIZED_TEXTS = 1 << 9
 _FETCHED_TEXTS = 1 << 13
 
 
@@ -108,6 +111,9 @@ class SentenceBert(nn.Module):
         packing: whether texts run through the backbone without any padding. "auto": where its architecture is known
             to allow it and no `attn_implementation` is named; "off", and otherwise: padded, in groups of similar
             length. Embeddings are the same.
+        cuda_graphs: whether what the encoder does on a GPU is recorded, for each of a few sizes of batches, and
+            replayed: in `encode`, in evaluation, and when `CosentTrainer` trains it. "auto": where it can be; "on": an
+            error where it cannot; "off": never. Embeddings are the same.
 
     Attributes:
         pooling_mode: as resolved; so are `max_length` and `normalize_embeddings`, and all three go into checkpoints.
@@ -137,6 +143,7 @@ class SentenceBert(nn.Module):
         attn_implementation: str | None = None,
         dropout: float | None = None,
         packing: Packing = "auto",
+        cuda_graphs: CudaGraphs = "auto",
     ):
         super().__init__()
         name = str(model_name_or_path)
@@ -178,6 +185,7 @@ class SentenceBert(nn.Module):
         )
         self.settings = settings
         self.name_or_path = name
+        self.graphs = EncoderGraphs(cuda_graphs)
         # the layers, for those who shard models; accelerate shards the embeddings on its own account
         layers = self.backbone._no_split_modules or ()
         self._no_split_modules = [name for name in layers if "Embedding" not in name]
@@ -189,11 +197,16 @@ class SentenceBert(nn.Module):
             self.to(device if device is not None else _default_device())
         except (AssertionError, RuntimeError) as error:
             raise UserError(f"device {device} cannot be used: {error}") from error
+        _check_graphs(cuda_graphs, self)
 
     @classmethod
     def from_pretrained(cls, model_name_or_path: str | Path, **options: Any) -> "SentenceBert":
         """The constructor, under transformers' name; takes its options."""
         return cls(model_name_or_path, **options)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "SentenceBert":
+        self.graphs.clear()  # what moves the weights, or changes their type
+        return super()._apply(fn, recurse)
 
     @property
     def device(self) -> torch.device:
@@ -216,6 +229,14 @@ class SentenceBert(nn.Module):
         Returns:
             (N, D) embeddings, float32 or float64.
         """
+        if max_length is None:
+            max_length = int(lengths.max())
+        if not (is_packed(self.backbone) and self.graphs.serve(input_ids.device)):
+            return self._embed_tokens(input_ids, lengths, max_length)
+        settings = (self.pooling_mode, self.normalize_embeddings)
+        return self.graphs.embed(self, self._embed_tokens, input_ids, lengths, max_length, settings=settings)
+
+    def _embed_tokens(self, input_ids: Tensor, lengths: Tensor, max_length: int) -> Tensor:
         layers, reduction = _POOLING[self.pooling_mode]
         places = None
         if not is_packed(self.backbone) or wants_sorted(input_ids.device):
@@ -292,12 +313,13 @@ class SentenceBert(nn.Module):
         order = np.argsort(-tokens.lengths, kind="stable")
         rows = tokens.split()
         finished: list[tuple[NDArray[np.int64], Tensor]] = []
+        device = self.device
         first, step = share
         number = -1
         was_training = self.training
         self.train(dropout_seed is not None)
         try:
-            for number, batch in enumerate(_batches(order, tokens.lengths, batch_size * _TYPICAL_LENGTH)):
+            for number, batch in enumerate(_batches(order, tokens.lengths, self._tokens_in_a_batch(batch_size))):
                 if number % step != first:
                     progress.update(len(batch))
                     continue
@@ -306,7 +328,7 @@ class SentenceBert(nn.Module):
                 input_ids = torch.from_numpy(np.concatenate([rows[i] for i in batch])).long()
                 lengths = torch.from_numpy(tokens.lengths[batch])
                 longest = int(lengths[0])
-                finished.append((batch, self(input_ids.to(self.device), lengths.to(self.device), longest)))
+                finished.append((batch, self(_send(input_ids, device), _send(lengths, device), longest)))
                 if sum(len(done) for done, _ in finished) >= _FETCHED_TEXTS:
                     _fetch(finished, out)
                 progress.update(len(batch))
@@ -318,6 +340,10 @@ class SentenceBert(nn.Module):
         finally:
             self.train(was_training)
         return out
+
+    def _tokens_in_a_batch(self, batch_size: int) -> int:
+        tokens = batch_size * _TYPICAL_LENGTH
+        return int(tokens * ROOM) if is_packed(self.backbone) and self.graphs.serve(self.device) else tokens
 
     def encode(
         self,
@@ -372,13 +398,14 @@ class SentenceBert(nn.Module):
         distinct = list(row)
         if show is None:
             show = len(row) > batch_size and is_watched()
-        pieces = (distinct[start : start + _TOKENIZED_TEXTS] for start in range(0, len(distinct), _TOKENIZED_TEXTS))
+        on_cpu = self.device.type == "cpu"
+        pieces = _pieces(distinct, _TOKENIZED_TEXTS if on_cpu else _FIRST_TOKENIZED_TEXTS)
         tokenized = (tokenize(self.tokenizer, self.prepare(piece, prompt), self.max_length) for piece in pieces)
         out = torch.empty(len(distinct), self.embedding_dim)
         start = 0
         with tqdm(total=len(distinct), desc="Encoding", unit="text", disable=not show) as progress:
             # on a CPU, tokenising ahead would take the cores from the model
-            for part in tokenized if self.device.type == "cpu" else prefetch(tokenized):
+            for part in tokenized if on_cpu else prefetch(tokenized):
                 out[start : start + len(part)] = self._encode_tokens(part, batch_size, progress)
                 start += len(part)
         return out if len(row) == len(texts) else out[[row[text] for text in texts]]
@@ -573,6 +600,19 @@ def _set_dropout(config: PretrainedConfig, rate: float, name: str) -> None:
         setattr(config, key, rate)
 
 
+def _pieces(texts: list[str], size: int) -> Iterator[list[str]]:
+    """Cut texts into pieces, each of twice as many as the one before."""
+    start = 0
+    while start < len(texts):
+        yield texts[start : start + size]
+        start, size = start + size, min(2 * size, _TOKENIZED_TEXTS)
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the CPU to a device; a GPU's copy is not waited for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
     """Cut an order of texts into batches of so many tokens at most, but at least one text."""
     ends = np.cumsum(lengths[order])
@@ -606,6 +646,15 @@ def _shall_pack(backbone: PreTrainedModel, packing: Packing, attn_implementation
         raise UserError(f"{what}; use packing='auto'")
     logger.info("%s: texts of similar length are padded to the same length instead", what)
     return False
+
+
+def _check_graphs(mode: CudaGraphs, model: SentenceBert) -> None:
+    if mode not in get_args(CudaGraphs):
+        raise UserError(f"cuda_graphs must be one of {', '.join(get_args(CudaGraphs))}, got {mode!r}")
+    if mode == "on" and not can_record(model.device):
+        raise UserError(f"cuda_graphs='on' needs a CUDA device, and this model is on {model.device}; use 'auto'")
+    if mode == "on" and not is_packed(model.backbone):
+        raise UserError("cuda_graphs='on' needs a backbone that runs without padding; use 'auto'")
 
 
 def _default_device() -> torch.device:

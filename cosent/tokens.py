@@ -6,10 +6,25 @@ Shapes: N texts, T tokens of all texts one after the other.
 import json
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils import PaddingStrategy
+
+# The methods that can change a text, or its tokens, between the call of a fast tokenizer and its Rust backend.
+# transformers' base class lacks the last two: where a tokenizer's own class has them, it is called.
+_METHODS_OF_A_CALL = (
+    "__call__",
+    "_get_padding_truncation_strategies",
+    "_encode_plus",
+    "_convert_encoding",
+    "_batch_encode_plus",
+    "_switch_to_input_mode",
+)
 
 
 @dataclass(frozen=True)
@@ -51,19 +66,47 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: i
     """
     if not texts:
         return Tokens(np.empty(0, np.int32), np.empty(0, np.int64))
-    rows = tokenizer(
-        texts,
-        truncation=True,
-        max_length=max_length,
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
+    rows = _token_ids(tokenizer, texts, max_length)
     if not all(rows):
         rows = [row or [_stand_in(tokenizer)] for row in rows]
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    return Tokens(np.fromiter((i for row in rows for i in row), dtype=np.int32, count=lengths.sum()), lengths)
+    return Tokens(np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=lengths.sum()), lengths)
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[list[int]]:
+    """The ids of each text, special tokens included."""
+    if not _calls_only_its_backend(tokenizer):
+        return tokenizer(
+            texts,
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+    # The call above does the same, and also computes offsets and builds a dict for each text. Both settings are written
+    # only where they differ, because writing one waits for every thread that is encoding.
+    tokenizer.set_truncation_and_padding(
+        padding_strategy=PaddingStrategy.DO_NOT_PAD,
+        truncation_strategy=TruncationStrategy.LONGEST_FIRST,
+        max_length=max_length,
+        stride=0,
+        pad_to_multiple_of=None,
+        padding_side=None,
+    )
+    backend = tokenizer.backend_tokenizer
+    if backend.encode_special_tokens != tokenizer.split_special_tokens:
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
+
+
+def _calls_only_its_backend(tokenizer: PreTrainedTokenizerBase) -> TypeGuard[PreTrainedTokenizerFast]:
+    """Tell whether a tokenizer has a Rust backend, and its class adds nothing to how transformers calls it."""
+    own, plain = type(tokenizer), PreTrainedTokenizerFast
+    return isinstance(tokenizer, plain) and all(
+        getattr(own, name, None) is getattr(plain, name, None) for name in _METHODS_OF_A_CALL
+    )
 
 
 def _stand_in(tokenizer: PreTrainedTokenizerBase) -> int:

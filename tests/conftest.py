@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 # before datasets is imported: the tests' caches must not mix with the user's
@@ -78,3 +79,25 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no public datasets in ../shared/data")
     return folder
+
+
+@pytest.fixture
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """CUDA graphs without CUDA: what would be recorded is kept, and run again when it is replayed; all of it so far."""
+    kept: list[Callable[[], None]] = []
+
+    def record(function: Callable[[], None], pool: object) -> Callable[[], None]:
+        keeps_gradients = torch.is_grad_enabled()
+
+        def replay() -> None:
+            with torch.inference_mode(False), torch.set_grad_enabled(keeps_gradients):
+                function()
+
+        kept.append(replay)
+        return replay
+
+    monkeypatch.setattr("cosent.kernels.graphs.record", record)
+    monkeypatch.setattr("cosent.kernels.graphs.new_pool", object)
+    for module in ("cosent.kernels.graphs", "cosent.modeling", "cosent.training.trainer"):
+        monkeypatch.setattr(f"{module}.can_record", lambda device: True)
+    return kept

@@ -1,9 +1,141 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
-from tokenizers import Tokenizer
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
+from tokenizers.processors import TemplateProcessing
+from transformers import BertTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from cosent.tokens import is_truncated, tokenize, tokenizer_digest
+from tests.conftest import DATA
+
+TEXTS = [
+    "How do I reset my password?",
+    "",
+    " ",
+    "退款什么时候到账",
+    "naïve 🙂👩‍👩‍👧 Ⅷ\u200b\tend",
+    "[CLS] a <s> refund</s> [MASK] <mask> <note>[SEP]",
+    "my parcel is late " * 400,
+    "退款" * 500,
+]
+
+
+def bpe(corpus):
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    return _finished(backend, trainers.BpeTrainer(vocab_size=2500, initial_alphabet=alphabet), corpus)
+
+
+def unigram(corpus):
+    backend = Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    return _finished(backend, trainers.UnigramTrainer(vocab_size=2500, unk_token="<unk>"), corpus)
+
+
+def _finished(backend, trainer, corpus):
+    trainer.special_tokens = ["<s>", "</s>", "<unk>", "<mask>"]
+    trainer.show_progress = False
+    backend.train_from_iterator(corpus, trainer)
+    backend.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    return backend
+
+
+@pytest.fixture(scope="module")
+def make_tokenizer(tokenizer):
+    """A fast tokenizer of a kind, with options of its own."""
+    corpus = [path.read_text(encoding="utf-8") for path in (DATA / "train.txt", DATA / "zh" / "train.txt")]
+    backends = {"bpe": bpe(corpus), "unigram": unigram(corpus)}
+
+    def make(kind, **options):
+        options["extra_special_tokens"] = ["<note>"]
+        if kind == "wordpiece":
+            return BertTokenizer(vocab=tokenizer.get_vocab(), **options)
+        names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+        return PreTrainedTokenizerFast(tokenizer_object=backends[kind], **names, **options)
+
+    return make
+
+
+def called(tokenizer, texts, max_length):
+    """What transformers gives, text by text."""
+    return [tokenizer(text, truncation=True, max_length=max_length, verbose=False)["input_ids"] for text in texts]
+
+
+def tokenized(tokenizer, texts, max_length):
+    return [list(row) for row in tokenize(tokenizer, texts, max_length).split()]
+
+
+@pytest.mark.parametrize("split_special_tokens", [False, True])
+@pytest.mark.parametrize("truncation_side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_the_backend_is_called_as_transformers_would(make_tokenizer, kind, truncation_side, split_special_tokens):
+    def make(side=truncation_side, split=split_special_tokens):
+        return make_tokenizer(kind, truncation_side=side, split_special_tokens=split)
+
+    expected = {limit: called(make(), TEXTS, limit) for limit in (3, 16, 64, 2**31 - 1)}
+    fast = make()
+    fast("pad", truncation=True, max_length=5, split_special_tokens=not split_special_tokens)
+    for limit in (64, 3, 2**31 - 1, 16):
+        assert tokenized(fast, TEXTS, limit) == expected[limit]
+    assert max(map(len, expected[64])) == 64 < max(map(len, expected[2**31 - 1]))
+    assert tokenized(make(side={"left": "right", "right": "left"}[truncation_side]), TEXTS, 16) != expected[16]
+    assert tokenized(make(split=not split_special_tokens), TEXTS, 64) != expected[64]
+
+
+def test_padding_of_an_earlier_call_is_forgotten(make_tokenizer):
+    expected = called(make_tokenizer("wordpiece"), TEXTS, 16)
+    fast = make_tokenizer("wordpiece")
+    fast("refund", padding="max_length", max_length=40)
+    assert tokenized(fast, TEXTS, 16) == expected
+
+
+def test_a_fast_tokenizer_is_not_called(make_tokenizer, monkeypatch):
+    fast = make_tokenizer("wordpiece")
+    expected = called(fast, TEXTS, 16)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "_encode_plus", lambda *args, **kwargs: pytest.fail("the slow way"))
+    assert tokenized(fast, TEXTS, 16) == expected
+
+
+class _Spelt(BertTokenizer):
+    def _encode_plus(self, text, **options):
+        return super()._encode_plus([" ".join(word) for word in text], **options)
+
+
+class _Called(BertTokenizer):
+    def __call__(self, text, **options):
+        return super().__call__([" ".join(word) for word in text], **options)
+
+
+class _Switched(BertTokenizer):
+    def _switch_to_input_mode(self):
+        self.truncation_side = "left"
+
+
+@pytest.mark.parametrize("kind", [_Spelt, _Called, _Switched])
+def test_what_a_class_does_to_its_texts_is_done(tokenizer, make_tokenizer, kind):
+    texts = ["refund", "退款", "How do I reset my password?"]
+    own = kind(vocab=tokenizer.get_vocab())
+    tokens = tokenized(own, texts, 6)
+    assert tokens == own(texts, truncation=True, max_length=6)["input_ids"]
+    assert tokens != called(make_tokenizer("wordpiece"), texts, 6)
+
+
+def test_a_tokenizer_in_python_is_called():
+    slow = ByT5Tokenizer()
+    assert not slow.is_fast
+    assert tokenized(slow, TEXTS, 16) == called(slow, TEXTS, 16)
+
+
+def test_two_threads_may_share_a_tokenizer(make_tokenizer):
+    fast = make_tokenizer("bpe")
+    expected = called(make_tokenizer("bpe"), TEXTS, 64)
+    with ThreadPoolExecutor(2) as threads:
+        for tokens in threads.map(lambda _: tokenized(fast, TEXTS, 64), range(20)):
+            assert tokens == expected
 
 
 def test_tokens_are_the_tokenizers_own_without_padding(tokenizer):

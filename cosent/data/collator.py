@@ -3,7 +3,7 @@
 Shapes: K texts an example, B examples, N = K*B texts, T tokens of all texts one after the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cosent.data.datasets import ExampleTokens
 from cosent.losses.shapes import NO_TEXT
 
 
@@ -37,39 +38,46 @@ class TokenBatchCollator:
         self.label_dtype = label_dtype
         self.groups = groups
 
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, examples: ExampleTokens) -> dict[str, Any]:
         """Make a batch.
 
         Args:
-            examples: B rows, none included, with "input_ids" (their texts' tokens one after the other), "lengths" (K,),
-                "text_ids" (K,) and, in labelled data, "labels".
+            examples: B of them; B may be 0.
 
         Returns:
             "input_ids" (T,) int64, "lengths" int64, one for each of the N texts that is not missing, "max_length" of
-            them, "text_ids" (N,) int64, "num_columns" K and, of labelled data, "labels" (B,); with groups also
-            "group_ids" (N,) int64.
+            them, "host_lengths", the same in numpy, which stays on the CPU, "text_ids" (N,) int64, "num_columns" K and,
+            of labelled data, "labels" (B,); with groups also "group_ids" (N,) int64.
         """
-        columns = max((len(example["lengths"]) for example in examples), default=1)
-        texts: list[list[NDArray | None]] = []  # B lists of K
-        text_ids: list[list[int]] = []
-        for example in examples:
-            row = np.split(np.asarray(example["input_ids"]), np.cumsum(example["lengths"])[:-1])
-            lacking = columns - len(row)
-            texts.append([*row, *[None] * lacking] * self.num_views)
-            text_ids.append([*example["text_ids"], *[NO_TEXT] * lacking] * self.num_views)
-        in_columns = [text for column in zip(*texts, strict=True) for text in column if text is not None]
-        ids = np.array(text_ids, dtype=np.int64).T.reshape(-1)
-        batch: dict[str, Tensor | int] = {
-            "input_ids": torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int32), *in_columns])).long(),
-            "lengths": torch.tensor([len(text) for text in in_columns], dtype=torch.int64),
-            "max_length": max(map(len, in_columns), default=0),
-            "text_ids": torch.from_numpy(ids),
+        num_examples = len(examples.num_texts)
+        columns = int(examples.num_texts.max(initial=1))
+        example = np.repeat(np.arange(num_examples), examples.num_texts)  # of each text that there is
+        column = _ranges(np.zeros_like(examples.num_texts), examples.num_texts)
+        place = column * num_examples + example
+        text_ids = np.full(columns * num_examples, NO_TEXT)
+        text_ids[place] = examples.text_ids
+        text_ids = np.tile(text_ids, self.num_views)  # (N,)
+
+        texts = np.tile(np.argsort(place), self.num_views)  # where the batch's texts are among the examples'
+        token_starts = np.cumsum(examples.lengths) - examples.lengths
+        lengths = examples.lengths[texts]
+        batch: dict[str, Tensor | NDArray[Any] | int] = {
+            "input_ids": torch.from_numpy(examples.input_ids[_ranges(token_starts[texts], lengths)]).long(),
+            "lengths": torch.from_numpy(lengths).long(),
+            "max_length": int(lengths.max(initial=0)),
+            "host_lengths": lengths,  # asking a GPU for them would wait for what it is doing
+            "text_ids": torch.from_numpy(text_ids),
             "num_columns": columns * self.num_views,
         }
         if self.groups is not None:
-            batch["group_ids"] = torch.from_numpy(self.groups(ids))
+            batch["group_ids"] = torch.from_numpy(self.groups(text_ids))
         if self.label_dtype is not None:
-            # not through float: class ids have 64 bits
-            labels = torch.from_numpy(np.array([example["labels"] for example in examples]))
-            batch["labels"] = labels.to(self.label_dtype)
+            assert examples.labels is not None  # whoever names a dtype has labelled data
+            batch["labels"] = torch.from_numpy(examples.labels).to(self.label_dtype)
         return batch
+
+
+def _ranges(starts: NDArray[np.int64], counts: NDArray[Any]) -> NDArray[np.int64]:
+    """Count up from each start, count by count: starts 5, 0 and counts 2, 3 give 5, 6, 0, 1, 2."""
+    ends = np.cumsum(counts)
+    return np.arange(counts.sum()) + np.repeat(starts - ends + counts, counts)

@@ -4,7 +4,7 @@ Shapes: n examples, K texts in one, N = K texts in one row here, T their tokens.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -183,6 +183,93 @@ class TextDataset:
         return self.tokens.with_format("arrow")[name][:]
 
 
+@dataclass(frozen=True)
+class ExampleTokens:
+    """Tokenised examples: text after text, example after example.
+
+    Attributes:
+        input_ids: (T,) int32, the tokens of all texts.
+        lengths: (N,) int32, tokens in each text.
+        text_ids: (N,) int64, equal where texts' tokens are.
+        num_texts: (n,) int64, K of each example.
+        labels: (n,) float64 scores, or int64 class ids. None: the examples have none.
+    """
+
+    input_ids: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    text_ids: NDArray[np.int64]
+    num_texts: NDArray[np.int64]
+    labels: NDArray[Any] | None = None
+
+
+class TokenRows:
+    """The rows of a token dataset, read a batch at a time.
+
+    `datasets` builds Python objects for each row, which keeps a fast GPU waiting. Here the columns are arrays over the
+    memory-mapped file, and a batch is copied out of them. Memory holds where each row's tokens and texts begin, 8 bytes
+    each, and 8 more for the row's number where the dataset is a selection.
+
+    Args:
+        tokens: of a `TextDataset`.
+    """
+
+    def __init__(self, tokens: Dataset):
+        self.tokens = tokens
+        columns = {name: tokens.data.column(name) for name in tokens.column_names}
+        self._input_ids = _MappedNumbers(compute.list_flatten(columns["input_ids"]))
+        self._lengths = _MappedNumbers(compute.list_flatten(columns["lengths"]))
+        self._text_ids = _MappedNumbers(compute.list_flatten(columns["text_ids"]))
+        self._labels = _MappedNumbers(columns["labels"]) if "labels" in columns else None
+        self._token_bounds = _bounds(compute.list_value_length(columns["input_ids"]).to_numpy())
+        self._text_bounds = _bounds(compute.list_value_length(columns["lengths"]).to_numpy())
+        # private, but `datasets` has no public name for a selection's row numbers, and copies what else it gives
+        selection = tokens._indices
+        self._selected = None if selection is None else selection.column(0).to_numpy().astype(np.int64)
+
+    def __reduce__(self) -> tuple[type["TokenRows"], tuple[Dataset]]:
+        return type(self), (self.tokens,)  # a worker process maps the file itself; arrays would travel as copies
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One example as a dict, from which transformers takes the length when it groups rows by length."""
+        row = self.__getitems__([range(len(self))[index]])  # an IndexError ends an iteration
+        example: dict[str, Any] = {"input_ids": row.input_ids, "lengths": row.lengths, "text_ids": row.text_ids}
+        return example if row.labels is None else {**example, "labels": row.labels[0]}
+
+    def __getitems__(self, indices: Sequence[int]) -> ExampleTokens:
+        """Several examples, in the order of their indices; a data loader fetches a batch with this call."""
+        rows = np.asarray(indices, dtype=np.int64)
+        if self._selected is not None:
+            rows = self._selected[rows]
+        tokens = self._token_bounds[rows], self._token_bounds[rows + 1]
+        texts = self._text_bounds[rows], self._text_bounds[rows + 1]
+        return ExampleTokens(
+            input_ids=self._input_ids.between(*tokens),
+            lengths=self._lengths.between(*texts),
+            text_ids=self._text_ids.between(*texts),
+            num_texts=texts[1] - texts[0],
+            labels=None if self._labels is None else self._labels.between(rows, rows + 1),
+        )
+
+
+class _MappedNumbers:
+    """A column of numbers in chunks, read where Arrow has mapped or holds them."""
+
+    def __init__(self, column: pa.ChunkedArray):
+        self._chunks = [chunk.to_numpy() for chunk in column.chunks]
+        self._bounds = _bounds([len(chunk) for chunk in self._chunks])
+        self._none = np.empty(0, column.type.to_pandas_dtype())  # concatenate needs one array at least
+
+    def between(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
+        """Copy several ranges, none of which crosses from chunk to chunk, one after the other."""
+        chunks = np.searchsorted(self._bounds, starts, side="right") - 1
+        first = self._bounds[chunks]
+        ranges = zip(chunks.tolist(), (starts - first).tolist(), (stops - first).tolist(), strict=True)
+        return np.concatenate([self._none, *[self._chunks[chunk][start:stop] for chunk, start, stop in ranges]])
+
+
 def read_records(
     path: str | Path,
     *,
@@ -291,6 +378,11 @@ def _tokenize(records: Records, model: SentenceBert) -> Dataset:
         new_fingerprint=blake2b(depends_on.encode(), digest_size=16).hexdigest(),
         desc="Tokenising",
     )
+
+
+def _bounds(counts: NDArray[np.int32] | list[int]) -> NDArray[np.int64]:
+    """Where each of several runs begins, and behind them where the last ends."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def _lists(offsets: NDArray[np.int64], values: NDArray[Any]) -> pa.ListArray:

@@ -33,12 +33,9 @@ def padded(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, option
         empty = x.new_zeros(len(lengths) * length, *x.shape[1:])
         return empty.index_copy(0, rows, x).view(len(lengths), length, *x.shape[1:]).transpose(1, 2)
 
-    out = F.scaled_dot_product_attention(
-        *(pad(x) for x in (query, key, value)),  # (N, H, L, D)
-        attn_mask=_seen(lengths, length, options),
-        dropout_p=options.dropout,
-        scale=options.scale,
-    )
+    q, k, v = (pad(x) for x in (query, key, value))  # (N, H, L, D)
+    seen = _seen(lengths, length, options)
+    out = F.scaled_dot_product_attention(q, k, v, seen, options.dropout, scale=options.scale)
     return out.transpose(1, 2).reshape(-1, *query.shape[1:]).index_select(0, rows)
 
 

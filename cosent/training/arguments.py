@@ -14,6 +14,7 @@ from cosent.errors import UserError
 from cosent.evaluation.bootstrap import NUM_RESAMPLES
 from cosent.evaluation.evaluators import LOWER_IS_BETTER
 from cosent.evaluation.threshold import THRESHOLD_METRICS, ThresholdMetric
+from cosent.kernels.graphs import CudaGraphs
 from cosent.losses import AnglELoss, BatchHardTripletLoss, CoSENTLoss, InfoNCELoss, Loss
 from cosent.losses.contrastive import Negatives
 from cosent.losses.triplet import Distance, Mining
@@ -51,6 +52,12 @@ class ModelArguments:
     packing: Literal["auto", "on", "off"] = field(
         default="auto",
         metadata={"help": "Run texts through the backbone without padding. auto: where its architecture allows it."},
+    )
+    cuda_graphs: CudaGraphs = field(
+        default="auto",
+        metadata={
+            "help": "Record what the encoder does on a GPU for a few sizes, and replay it. auto: where it can be."
+        },
     )
     dropout: float | None = field(
         default=None,
@@ -340,6 +347,8 @@ class CosentTrainingArguments(TrainingArguments):
             self.load_best_model_at_end = False
             if self.early_stopping_patience is not None:
                 raise UserError("--early_stopping_patience needs evaluations: not --eval_strategy no")
+        if self.accelerator_config is None and self.dataloader_pin_memory:
+            self.accelerator_config = {"non_blocking": True}  # batches on their way to a GPU are not waited for
         try:
             super().__post_init__()
         except ValueError as error:

@@ -16,7 +16,9 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -48,7 +50,14 @@ _MAX_PADDING = 1 / 32
 Embed = Callable[[Tensor, Tensor, int], Tensor]  # tokens, lengths, the longest -> (n, D)
 
 
-def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int, *, pad: bool = False) -> list[Piece]:
+def cut(
+    input_ids: Tensor,
+    lengths: Tensor,
+    max_tokens: int,
+    *,
+    pad: bool = False,
+    host_lengths: NDArray[np.integer] | None = None,
+) -> list[Piece]:
     """Cut a flat batch into pieces of texts of similar length, as even in tokens as texts allow.
 
     Args:
@@ -57,12 +66,13 @@ def cut(input_ids: Tensor, lengths: Tensor, max_tokens: int, *, pad: bool = Fals
         max_tokens: tokens in a piece at most; a longer text is one on its own.
         pad: add a short text of padding to pieces that it makes as large as the largest: memory that one of them frees
             then fits the next exactly. For a backbone that runs on flat tokens; another would pad the short text, too.
+        host_lengths: the lengths on the CPU, where they are known: asking a GPU for them waits for what it is doing.
 
     Returns:
         The pieces; a text's place is its number in the batch.
     """
     input_ids, lengths, new_places = sort_by_length(input_ids, lengths)
-    counts = lengths.tolist()
+    counts: list[int] = lengths.tolist() if host_lengths is None else np.sort(host_lengths)[::-1].tolist()
     sizes = _even(counts, max_tokens)
     firsts = [0, *accumulate(sizes)]
     tokens = [sum(counts[start:end]) for start, end in pairwise(firsts)]

@@ -21,11 +21,12 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traine
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from cosent.data.collator import TokenBatchCollator
-from cosent.data.datasets import TextDataset
+from cosent.data.datasets import TextDataset, TokenRows
 from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler, RankBatchSampler, RowBatchSampler
 from cosent.distributed import gather_batch, gather_numbers, num_ranks, rank
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import EvaluationOptions, default_metric, evaluate, metric_names
+from cosent.kernels.graphs import EncoderGraphs, can_record
 from cosent.kernels.packing import is_packed
 from cosent.losses import Loss
 from cosent.losses.shapes import NO_TEXT
@@ -90,6 +91,7 @@ class CosentTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ):
         args = copy(args)  # what follows belongs to this data, and not to whoever else uses the arguments
+        args.remove_unused_columns = False  # TokenRows gives no other columns
         if args.data_seed is None:
             args.data_seed = args.seed  # else accelerate asks each rank's own generator for the order of the rows
         callbacks = list(callbacks or ())
@@ -101,18 +103,25 @@ class CosentTrainer(Trainer):
             _check_format(loss, train_dataset)
             if train_dataset.data_format == "classes":
                 args.per_device_train_batch_size = args.classes_per_batch * args.samples_per_class
+        self._graphs = _training_graphs(model.graphs, args)
+        if self._graphs is not None and args.torch_compile:
+            self._graphs.compile_options = _compile_options(args)
+            # the parent would compile the whole model, for sizes of any kind
+            args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
         super().__init__(
             model=model,
             args=args,
-            data_collator=_collator(train_dataset) if train_dataset else None,
-            train_dataset=train_dataset.tokens.with_format("numpy") if train_dataset else None,
+            # takes what TokenRows gives for a batch, which is no list
+            data_collator=_collator(train_dataset) if train_dataset else None,  # type: ignore[arg-type]
+            train_dataset=TokenRows(train_dataset.tokens) if train_dataset else None,
             eval_dataset=eval_dataset,  # the parent asks for its length alone
             callbacks=callbacks,
         )
         self._check_engine()
         self._gathers = args.gather_across_devices and num_ranks() > 1
         self._in_pieces = bool(args.micro_batch_tokens or args.micro_batch_size)
-        self._pads_pieces = is_packed(model.backbone)
+        # recorded pieces are filled up to one size anyway
+        self._pads_pieces = is_packed(model.backbone) and self._graphs is None
         self._examples = train_dataset
         self._batches = self._make_batches() if train_dataset is not None else None
         self.add_callback(_SetEpoch(self))
@@ -124,8 +133,6 @@ class CosentTrainer(Trainer):
             batch_size=args.eval_batch_size,
             show_progress_bar=not args.disable_tqdm,
         )
-        # what `remove_unused_columns` would keep: the parent asks the model alone, and the loss reads more
-        self._signature_columns: Any = ["input_ids", "lengths", "text_ids", "labels"]
         self._statistics: dict[str, Tensor] = {}  # sums since the last log, kept on the device
         self._statistics_steps = 0
         self._warned: set[str] = set()
@@ -254,12 +261,13 @@ class CosentTrainer(Trainer):
         input_ids, lengths = inputs["input_ids"], inputs["lengths"]
         if not len(lengths):
             return []
-        if self.args.micro_batch_tokens:
-            return cut(input_ids, lengths, self.args.micro_batch_tokens, pad=self._pads_pieces)
+        max_tokens = self.args.micro_batch_tokens
         if self.args.micro_batch_size:
             num_examples = len(inputs["text_ids"]) // int(inputs["num_columns"])
             max_tokens = math.ceil(len(input_ids) * self.args.micro_batch_size / num_examples)
-            return cut(input_ids, lengths, max_tokens, pad=self._pads_pieces)
+        if max_tokens:
+            host_lengths: Any = inputs["host_lengths"]
+            return cut(input_ids, lengths, max_tokens, pad=self._pads_pieces, host_lengths=host_lengths)
         return [whole(input_ids, lengths, int(inputs["max_length"]))]
 
     def _keep_statistics(self, embeddings: Tensor, labels: Tensor | None, text_ids: Tensor) -> None:
@@ -272,11 +280,20 @@ class CosentTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The parent's; where memory runs out, the error says at what, and which flags would make it fit."""
         try:
-            return super().training_step(model, inputs, *args, **kwargs)
+            with nullcontext() if self._graphs is None else self._graphs.training():
+                return super().training_step(model, inputs, *args, **kwargs)
         except RuntimeError as error:
             if self.args.auto_find_batch_size or not should_reduce_batch_size(error):
                 raise
             raise UserError(self._describe_shortage(inputs)) from error
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """The parent's; in three passes over all gradients at once, where training is recorded."""
+        gradients = None if self._graphs is None else self._graphs.gradients(model)
+        if gradients is None:
+            return super()._clip_grad_norm(model)
+        self.accelerator.unscale_gradients()
+        return gradients.clip(self.args.max_grad_norm)
 
     def _describe_shortage(self, inputs: dict[str, Tensor]) -> str:
         inputs = {name: x.cpu() if isinstance(x, Tensor) else x for name, x in inputs.items()}
@@ -355,6 +372,27 @@ class _SetEpoch(TrainerCallback):
         if self.trainer._batches is not None:
             # a resumed run begins within an epoch
             self.trainer._batches.set_epoch(math.floor((state.epoch or 0) + 1e-9))
+
+
+def _training_graphs(graphs: EncoderGraphs, args: CosentTrainingArguments) -> EncoderGraphs | None:
+    """The model's, if its training can be recorded."""
+    obstacles = {
+        f"{args.device} is no CUDA device": not can_record(args.device),
+        "--gradient_checkpointing asks for random states while it runs": args.gradient_checkpointing,
+        "several processes share gradients while the backward pass runs": num_ranks() > 1,
+        "FSDP and DeepSpeed replace the weights": bool(args.fsdp) or bool(args.deepspeed),
+    }
+    obstacle = next((reason for reason, is_there in obstacles.items() if is_there), None)
+    if obstacle and graphs.mode == "on":
+        raise UserError(f"--cuda_graphs on: training cannot be recorded, as {obstacle}; use --cuda_graphs auto")
+    return None if obstacle or graphs.mode == "off" else graphs
+
+
+def _compile_options(args: CosentTrainingArguments) -> dict[str, Any]:
+    mode = args.torch_compile_mode
+    if mode in ("reduce-overhead", "max-autotune"):
+        raise UserError(f"--torch_compile_mode {mode} makes CUDA graphs of its own: add --cuda_graphs off")
+    return {"backend": args.torch_compile_backend or "inductor", "mode": mode}
 
 
 def _settle_metric(args: CosentTrainingArguments, dataset: TextDataset | None, evaluation: EvaluationOptions) -> None:

@@ -1,11 +1,14 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
+from datasets import Dataset
+from torch.utils.data import DataLoader
 
 from cosent import DataError, load_data
 from cosent.data import datasets as datasets_module
-from cosent.data.datasets import read_records
+from cosent.data.datasets import TokenRows, read_records
 from cosent.tokens import tokenize
 
 ROWS = "How do I pay?\tHow can I pay?\t5\nHow do I pay?\tI want a refund\t1\n"
@@ -184,3 +187,100 @@ def test_the_same_rows_under_other_formats_are_other_data(tmp_path, model):
     }
     assert [len(formats[name]) for name in formats] == [4, 2, 2]
     assert formats["classes"].num_texts.tolist() == [1, 1]
+
+
+ROWS_OF_A_FORMAT = {
+    "pairs": "text {0}\tother {0} text\t{0}\n",
+    "triplets": "text {0}\ta {0}{1}\n",
+    "classes": "a {0}\tclass {0}\n",
+}
+
+
+@pytest.fixture
+def make_data(tmp_path, model):
+    """2,500 examples of a format, which `datasets` keeps in three chunks."""
+
+    def make(data_format):
+        path = tmp_path / f"{data_format}.tsv"
+        row = ROWS_OF_A_FORMAT[data_format]
+        path.write_text("".join(row.format(i, "\tno" * (i % 3)) for i in range(2500)))
+        data = load_data(path, model, data_format=data_format)
+        assert data.tokens.data.column("input_ids").num_chunks == 3
+        return data
+
+    return make
+
+
+SELECTIONS = {
+    "all": lambda data: data,
+    "in another order": lambda data: data.select(np.random.default_rng(0).permutation(len(data))[:2000]),
+    "neighbours": lambda data: data.select(np.arange(900, 2400)),
+    "none": lambda data: data.select(np.arange(0)),
+}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("data_format", ROWS_OF_A_FORMAT)
+def test_rows_come_together_as_datasets_gives_them_one_by_one(make_data, data_format, selection):
+    data = SELECTIONS[selection](make_data(data_format))
+    rows = TokenRows(data.tokens)
+    assert len(rows) == len(data)
+    for indices in ([0, 0, 1499, 600, 7], np.arange(1500)) if len(data) else ([],):
+        some, expected = rows.__getitems__(indices), [data.tokens[int(i)] for i in indices]
+        for name in ("input_ids", "lengths", "text_ids"):
+            assert getattr(some, name).tolist() == [number for row in expected for number in row[name]]
+        assert some.num_texts.tolist() == [len(row["lengths"]) for row in expected]
+        if data_format == "triplets":
+            assert some.labels is None
+        else:
+            assert some.labels.tolist() == [row["labels"] for row in expected]
+            assert some.labels.dtype == {"pairs": np.float64, "classes": np.int64}[data_format]
+
+
+def test_no_rows_at_all_keep_their_kinds(make_data):
+    none = TokenRows(make_data("pairs").tokens).__getitems__([])
+    kinds = [array.dtype for array in (none.input_ids, none.lengths, none.text_ids, none.num_texts, none.labels)]
+    assert kinds == [np.int32, np.int32, np.int64, np.int64, np.float64]
+    assert none.num_texts.shape == (0,)
+
+
+@pytest.mark.parametrize("selection", ["all", "in another order"])
+def test_a_row_alone_is_a_dict_and_rows_can_be_gone_through(make_data, selection):
+    data = SELECTIONS[selection](make_data("pairs"))
+    rows = TokenRows(data.tokens)
+    assert [len(row["input_ids"]) for row in rows] == list(map(len, data.tokens["input_ids"]))
+    for index in (0, 7, -1):
+        expected = {name: value for name, value in data.tokens[index].items() if name != "truncated"}
+        assert {name: value.tolist() for name, value in rows[index].items()} == expected
+    with pytest.raises(IndexError):
+        rows[len(data)]
+
+
+def test_rows_are_read_where_the_file_is_mapped(make_data):
+    data = make_data("pairs")
+    rows = TokenRows(data.tokens)
+    for column, mapped in (("input_ids", rows._input_ids), ("lengths", rows._lengths), ("text_ids", rows._text_ids)):
+        buffers = [chunk.values.buffers()[1].address for chunk in data.tokens.data.column(column).chunks]
+        assert [chunk.ctypes.data for chunk in mapped._chunks] == buffers
+    assert len(pickle.dumps(rows)) < 10_000  # a path, not 2,500 rows
+
+
+def test_worker_processes_read_the_same_rows(make_data):
+    rows = TokenRows(make_data("pairs").select(np.arange(2500)[::-1]).tokens)
+    expected = [rows.__getitems__(range(start, min(start + 1000, 2500))) for start in (0, 1000, 2000)]
+    forked = DataLoader(rows, batch_size=1000, num_workers=1, multiprocessing_context="fork", collate_fn=_input_ids)
+    assert [ids.tolist() for ids in forked] == [some.input_ids.tolist() for some in expected]
+    travelled = pickle.loads(pickle.dumps(rows))  # what a spawned process gets
+    assert travelled.__getitems__(range(1000)).input_ids.tolist() == expected[0].input_ids.tolist()
+
+
+def _input_ids(examples):
+    return examples.input_ids
+
+
+def test_rows_in_memory_are_rows_too():
+    columns = {"input_ids": [[1, 2, 3], [4]], "lengths": [[2, 1], [1]], "text_ids": [[7, 8], [9]]}
+    some = TokenRows(Dataset.from_dict(columns)).__getitems__([1, 0])
+    assert some.input_ids.tolist() == [4, 1, 2, 3]
+    assert some.lengths.tolist() == [1, 2, 1]
+    assert some.num_texts.tolist() == [1, 2]

@@ -53,6 +53,18 @@ def step(model, batch, loss_name, max_tokens=None, embed=None):
     return value.detach(), gradients(model)
 
 
+def test_lengths_on_the_cpu_make_the_same_pieces(batch):
+    input_ids, lengths = batch
+    pieces = cut(input_ids, lengths, 20)
+    same = cut(input_ids, lengths, 20, host_lengths=lengths.int().numpy())
+    for one, other in zip(pieces, same, strict=True):
+        assert one.max_length == other.max_length
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True) if isinstance(a, Tensor))
+    # nothing is asked of a device that has no data
+    empty = cut(input_ids.to("meta"), lengths.to("meta"), 20, host_lengths=lengths.numpy())
+    assert [piece.input_ids.shape for piece in empty] == [piece.input_ids.shape for piece in pieces]
+
+
 @pytest.mark.parametrize("max_tokens", [1, 10, 25, 1000])
 def test_pieces_hold_every_text_once_and_no_more_tokens_than_asked(batch, max_tokens):
     input_ids, lengths = batch

@@ -22,6 +22,7 @@ from cosent import (
     modeling,
 )
 from cosent.checkpoint import Decision
+from cosent.data.datasets import TokenRows
 from cosent.evaluation.evaluators import metric_names
 from cosent.losses.shapes import NO_TEXT
 from tests.conftest import DATA
@@ -272,7 +273,7 @@ def test_unused_columns_may_be_removed(make_trainer):
 def test_batches_without_an_ordered_pair_are_counted(make_trainer, pairs):
     ordered, unordered = make_trainer(max_steps=2), make_trainer(max_steps=2)
     single = np.flatnonzero(pairs.labels == 1)
-    unordered.train_dataset = pairs.select(single).tokens.with_format("numpy")
+    unordered.train_dataset = TokenRows(pairs.select(single).tokens)
     for trainer, expected in ((ordered, 0), (unordered, 1)):
         trainer.train()
         logs = [log for log in trainer.state.log_history if "loss" in log]
