@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -198,3 +199,122 @@ def test_quality_by_batch_tunes_keeps_its_runs_and_draws_them(tiny_bert, tmp_pat
     again = printed("batch_quality.py", *flags)
     assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == len(runs)  # nothing is trained twice
     assert table_of(again)[1] == rows
+
+
+# tiny encoders and few steps: what a GPU measures, run for the sake of running it
+TINY_GPU = (
+    "--device cpu --shape tiny --precision fp32 --batch 8 --untimed 2 --steps 3 --step_seconds 0 --texts 100 "
+    "--large_batch 48 --micro_batch_tokens 512 --compile_backend eager"
+)
+
+
+def one_thread() -> dict[str, str]:
+    """The environment, with a single thread: tiny models wait for others longer than they compute."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def gpu(measuring, monkeypatch):
+    """The module, imported as its command imports it."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+    yield importlib.import_module("gpu")
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and Path(sys.modules[name].__file__).parent == BENCHMARKS:
+            del sys.modules[name]
+
+
+@pytest.mark.slow
+def test_gpu_measures_every_row(tmp_path: Path):
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", str(tmp_path), *TINY_GPU.split()]
+    subprocess.run(command, check=True, env=one_thread())
+    content = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    rows = content["rows"]
+    assert [row["status"] for row in rows] == ["measured"] * 21
+    assert rows[0]["name"] == ["tiny for macbert-large, sample data/zh/train.txt", "cosent, graphs auto"]
+    trained = [row["figures"] for row in rows if row["table"] in ("Training", "Large batches")]
+    for figures in trained:
+        assert figures["timed_steps"] >= 3
+        assert figures["step_ms"] * figures["timed_steps"] == pytest.approx(figures["timed_seconds"] * 1e3)
+    compiled = [row["figures"]["compiled_graphs"] for row in rows if row["name"][1].endswith("compiled")]
+    assert len(compiled) == 2 and min(compiled) > 0
+    profiles = [row["figures"] for row in rows if row["table"].startswith("Profile")]
+    assert [len(figures["top"]) for figures in profiles] == [12, 12]
+    assert 0 < profiles[0]["busy_ms"] <= profiles[0]["profiled_step_ms"]
+
+    page = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert "FAILED" not in page and "not measured" not in page
+    titles = ["Training", "Encoding", "Large batches", "Profile of the device", "Profile of the host"]
+    assert re.findall(r"^## (.*)$", page, re.MULTILINE) == titles
+    assert page.count("\n| tiny for ") == 21
+    assert "sample data/train.txt: 384 pairs" in page and " torch " in page
+
+
+@pytest.mark.slow
+def test_gpu_sh_runs_to_the_end_though_rows_fail_and_no_test_is_selected(tmp_path: Path):
+    flags = {"GPU_TESTS": "tests/test_pooling.py", "GPU_FLAGS": f"{TINY_GPU} --graphs auto on --only Encoding"}
+    command = ["bash", str(BENCHMARKS / "gpu.sh"), str(tmp_path / "out")]
+    done = subprocess.run(command, env=one_thread() | flags, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out" / "gpu.md").read_text(encoding="utf-8")
+    assert page in done.stdout
+    assert re.search(r"- `pytest -m cuda`: .* deselected in .* \(exit code 5\)\n", page)
+    rows = json.loads((tmp_path / "out" / "gpu.json").read_text(encoding="utf-8"))["rows"]
+    # there are no graphs on a CPU, and what comes next is measured all the same
+    failed = [row for row in rows if row["name"][1] == "cosent, graphs on"]
+    assert len(rows) == 6 and len(failed) == 2
+    assert all(row["status"].startswith("FAILED: UserError: cuda_graphs='on' needs") for row in failed)
+    assert all("Traceback" in row["traceback"] for row in failed)
+    assert all(row["status"] == "measured" for row in rows if row not in failed)
+    assert page.count("FAILED: UserError") == 2
+    assert "Traceback" in (tmp_path / "out" / "gpu.log").read_text(encoding="utf-8")
+
+
+def test_gpu_page_has_what_is_known_when_the_run_is_killed(gpu, tmp_path: Path):
+    def killed() -> dict:
+        raise KeyboardInterrupt
+
+    def failing() -> dict:
+        raise ValueError("a | b\nand more")
+
+    steps = {"pairs_per_second": 100.0, "step_ms": 10.0, "timed_steps": 3, "untimed_seconds": 1.0, "restarts": 0}
+    wanted = [
+        gpu.Measurement("Training", ("bert", "cosent"), lambda: {**steps, "pairs_per_second": 250.0}, 1),
+        gpu.Measurement("Training", ("bert", gpu.PEER), lambda: dict(steps), 1),
+        gpu.Measurement("Training", ("bert", "fails"), failing, 1),
+        gpu.Measurement("Training", ("bert", "long"), lambda: dict(steps), 1000),
+        gpu.Measurement("Training", ("bert", "killed"), killed, 1),
+        gpu.Measurement("Training", ("bert", "never"), lambda: dict(steps), 1),
+    ]
+    page = gpu.Page(tmp_path, gpu.torch.device("cpu"), {"versions": "of torch 2"})
+    with pytest.raises(KeyboardInterrupt):
+        gpu.measure_all(wanted, page, lambda seconds: seconds < 100)
+    text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert "FAILED: ValueError: a \\| b" in text and "and more" not in text
+    _, rows = table_of(text.replace("\\|", "/"))
+    assert [row[2] for row in rows] == [
+        "250", "100", "FAILED: ValueError: a / b", gpu.NO_TIME, gpu.NOT_REACHED, gpu.NOT_REACHED
+    ]  # fmt: skip
+    assert [row[-1] for row in rows] == ["2.50", "1.00", "", "", "", ""]  # times theirs
+    assert len(json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"]) == 6
+
+
+def test_gpu_times_steady_steps_and_begins_afresh_after_a_long_one(gpu, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now)
+    clock = gpu.Stopwatch(gpu.torch.device("cpu"), gpu.Plan(untimed=40, untimed_seconds=0, steps=4, seconds=0.3))
+    # ten are not timed, until the last five took as long as the five before; then a long one makes three in vain
+    taken = [2.0, 1.0, *[0.1] * 8, 0.1, 0.1, 1.5, *[0.1] * 4]
+    ended = []
+    for seconds in taken:
+        now += seconds
+        ended.append(clock.tick())
+    assert ended == [False] * (len(taken) - 1) + [True]
+    figures = clock.figures(batch=8)
+    assert (figures["untimed_steps"], figures["timed_steps"], figures["restarts"]) == (10, 4, 1)
+    assert figures["step_ms"] == pytest.approx(100) and figures["pairs_per_second"] == pytest.approx(80)
+
+
+def test_gpu_counts_overlapping_kernels_once(gpu):
+    assert gpu.covered([]) == 0
+    assert gpu.covered([(5, 7), (0, 2), (1, 3), (6, 6.5)]) == 5

@@ -5,6 +5,7 @@ import pytest
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from cosent import calibration as module
 from cosent.calibration import Isotonic, Platt, fit_calibration, fit_isotonic, fit_platt, from_json
 
 
@@ -43,6 +44,16 @@ def test_scores_that_say_nothing_or_the_contrary_give_one_probability(scores):
     assert found([0.0, 1.0]) == pytest.approx(np.repeat((4 * 5 / 6 + 6 * 1 / 8) / 10, 2))
 
 
+def test_platt_of_two_scores_meets_the_mean_target_of_each():
+    # ten of each score, of which 4 and 6 match; a match aims at 11/12, another at 1/12
+    found = fit_platt(np.repeat([0.0, 1.0], 10), np.tile(np.arange(10), 2) < np.repeat([4, 6], 10))
+    assert found([0.0, 1.0]) == pytest.approx([(4 * 11 + 6) / 120, (6 * 11 + 4) / 120])
+
+
+def test_isotonic_pools_scores_by_how_often_they_are_there():
+    assert fit_isotonic([0.2, 0.2, 0.2, 0.7], [True, True, True, False])([0.2, 0.7]) == pytest.approx([3 / 4, 3 / 4])
+
+
 def test_separable_data_does_not_make_platt_certain():
     found = fit_platt(np.linspace(0, 1, 20), np.arange(20) >= 10)
     assert np.isfinite([found.slope, found.intercept]).all()
@@ -62,14 +73,26 @@ def test_isotonic_equals_scikit_learns_and_is_never_certain(tied):
 def test_enough_data_off_the_logistic_curve_is_fitted_freely():
     clusters = np.arange(4_000) // 2
     step = data(4_000, curve=lambda s: np.where(s < 0.3, 0.1, np.where(s < 0.7, 0.5, 0.6)))
-    assert isinstance(fit_calibration(*step, clusters), Isotonic)
-    assert isinstance(fit_calibration(*data(4_000), clusters), Platt)
-    few = step[0][:900], step[1][:900], clusters[:900]
-    assert isinstance(fit_calibration(*few), Platt)
-    assert isinstance(fit_calibration(*few, "isotonic"), Isotonic)
-    assert isinstance(fit_calibration(*step, clusters, "platt"), Platt)
+    assert fit_calibration(*step, clusters) == fit_isotonic(*step)
+    assert fit_calibration(*data(4_000), clusters) == fit_platt(*data(4_000))
+    enough, few = ((step[0][:n], step[1][:n]) for n in (1_000, 999))
+    assert fit_calibration(*enough, clusters[:1_000]) == fit_isotonic(*enough)
+    assert fit_calibration(*few, clusters[:999]) == fit_platt(*few)
+    assert fit_calibration(*few, clusters[:999], "isotonic") == fit_isotonic(*few)
+    assert fit_calibration(*step, clusters, "platt") == fit_platt(*step)
     assert fit_calibration(*step, clusters, "none") is None
     assert fit_calibration([0.1, 0.2], [True, True], [0, 1]) is None
+    assert fit_calibration([0.1, 0.2], [False, False], [0, 1]) is None
+
+
+def test_each_pair_is_left_out_once_in_five_folds(monkeypatch):
+    fitted = []
+    monkeypatch.setattr(module, "fit_isotonic", lambda *pairs: fitted.append(pairs[0]) or fit_isotonic(*pairs))
+    scores, matches = data(1_500)
+    fit_calibration(scores, matches, np.arange(1_500) // 3)
+    left_out = [np.setdiff1d(scores, some) for some in fitted if len(some) < 1_500]
+    assert [len(fold) for fold in left_out] == [300] * 5
+    assert np.array_equal(np.sort(np.concatenate(left_out)), np.sort(scores))
 
 
 def test_the_folds_keep_pairs_that_depend_on_each_other_together():

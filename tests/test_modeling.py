@@ -8,6 +8,7 @@ from cosent import CheckpointError, SentenceBert, UserError
 from cosent.calibration import Platt
 from cosent.checkpoint import Decision
 from cosent.modeling import position_limit
+from cosent.tokens import tokenize
 
 TEXTS = ["How do I reset my password?", "我要退款", "a", "refund " * 40, "我要退款"]
 SAME = {"rtol": 1e-5, "atol": 1e-5}  # float32, batched differently
@@ -169,6 +170,24 @@ def test_predict_scores_and_decides(model):
         model.predict(pairs, threshold=float("nan"))
     assert model.predict([], threshold=0.5).scores.shape == (0,)
     assert model.predict(zip(["a", "b"], ["c", "d"], strict=True), threshold=0.5).scores.shape == (2,)
+
+
+def test_a_score_at_the_threshold_matches_and_one_that_is_next_below_does_not(model):
+    pairs = [("我要退款", "How do I reset my password?")]
+    score = float(model.predict(pairs, threshold=0).scores[0])
+    assert model.predict(pairs, threshold=score).matches.tolist() == [True]
+    above = np.nextafter(score, 1)  # as float32, which scores are, it is the score
+    assert model.predict(pairs, threshold=above).matches.tolist() == [False]
+
+
+def test_each_batch_draws_its_own_dropout_whoever_embeds_the_others(model):
+    tokens = tokenize(model.tokenizer, ["refund " * 100] * 4, 64)  # one text, in two batches of two
+    assert_allclose(model.encode_tokens(tokens, batch_size=1).std(0, correction=0), 0, atol=1e-6)
+    found = model.encode_tokens(tokens, batch_size=1, dropout_seed=5)
+    assert len(found.unique(dim=0)) == 4
+    shares = [model.encode_tokens(tokens, batch_size=1, dropout_seed=5, share=(i, 2)) for i in range(2)]
+    assert torch.equal(sum(shares), found)
+    assert not (shares[0][2:].any() or shares[1][:2].any())
 
 
 def test_it_follows_to(model):

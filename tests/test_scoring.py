@@ -1,13 +1,15 @@
 import csv
+import json
 
 import numpy as np
 import pytest
 
 from cosent import scoring
+from cosent.calibration import Platt
 from cosent.checkpoint import Decision
 from cosent.data.layouts import Columns
 from cosent.data.readers import ExampleReader
-from cosent.errors import DataError
+from cosent.errors import DataError, UserError
 from cosent.scoring import ScoredRow, score_file, write_scored
 
 UNLABELLED = Columns("pairs", needs_label=False)
@@ -28,6 +30,32 @@ def test_blocks_follow_each_other_in_the_files_order(decided, tmp_path, monkeypa
     assert lines[0] == ["text1", "text2", "label", "score", "probability", "decision"]
     assert [tuple(line[:2]) for line in lines[1:]] == pairs
     np.testing.assert_allclose([float(line[3]) for line in lines[1:]], decided.predict(pairs).scores, atol=1e-5)
+
+
+def test_a_given_threshold_goes_before_the_stored_one(decided, tmp_path):
+    decided.settings.decision = Decision(0.5, "accuracy", 0.9, "dev.tsv", 9, calibration=Platt(10, -5))
+    (tmp_path / "a.tsv").write_text("退款\t退款\t1\n退款\t退款\t0\n退款\t退款\t\n", encoding="utf-8")
+    for threshold, decision in ((None, 1), (2.0, 0)):
+        output = tmp_path / "new" / "folder" / f"{decision}.jsonl"
+        score_file(decided, ExampleReader(tmp_path / "a.tsv", UNLABELLED), output, threshold=threshold)
+        lines = output.read_text(encoding="utf-8").splitlines()
+        assert all(line.startswith('{"text1": "退款", "text2": "退款", ') for line in lines)
+        rows = [json.loads(line) for line in lines]
+        assert [row["label"] for row in rows] == [1, 0, None]
+        assert [row["decision"] for row in rows] == [decision] * 3
+        assert [row["score"] for row in rows] == [1] * 3  # to six places
+        assert [row["probability"] for row in rows] == [0.993307] * 3  # 1 / (1 + exp(-5))
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_read(decided, tmp_path):
+    reader = ExampleReader(tmp_path / "not there.tsv", UNLABELLED)
+    with pytest.raises(UserError, match="would be overwritten"):
+        score_file(decided, reader, tmp_path / "not there.tsv")
+    with pytest.raises(UserError, match="a .tsv, .csv or .jsonl file"):
+        score_file(decided, reader, tmp_path / "out.xlsx")
+    decided.settings.decision = None
+    with pytest.raises(UserError, match="stores no threshold"):
+        score_file(decided, reader, tmp_path / "out.tsv")
 
 
 def test_a_bad_row_is_said_before_anything_is_scored(decided, tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ from torch.testing import assert_close
 
 from cosent.similarity import cosine_matrix, euclidean_matrix, pairwise_angle, pairwise_cosine, pairwise_euclidean
 
+EVERY = [pairwise_cosine, pairwise_angle, pairwise_euclidean, cosine_matrix, euclidean_matrix]
+
 
 def test_cosine_of_hand_worked_pairs():
     a = torch.tensor([[1.0, 0.0], [3.0, 4.0], [1.0, 1.0]])
@@ -19,6 +21,7 @@ def test_cosine_with_a_zero_row_is_zero_and_has_a_finite_gradient():
     cosine.sum().backward()
     assert cosine.item() == 0
     assert a.grad.isfinite().all()
+    assert pairwise_cosine(torch.ones(1, 4), torch.zeros(1, 4)).item() == 0
 
 
 def test_matrix_holds_the_pairwise_cosines():
@@ -28,14 +31,15 @@ def test_matrix_holds_the_pairwise_cosines():
 
 
 def test_distances_of_hand_worked_pairs():
-    a, b = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    assert_close(pairwise_euclidean(a, b), torch.tensor([0.0, 5.0]))
-    assert_close(euclidean_matrix(a, b), torch.tensor([[0.0, 1.0], [math.sqrt(20), 5.0]]))
+    a, b = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [2.0, -2.0]])
+    assert_close(pairwise_euclidean(a, b), torch.tensor([0.0, math.sqrt(37)]))
+    assert_close(euclidean_matrix(a, b), torch.tensor([[0.0, math.sqrt(5)], [math.sqrt(20), math.sqrt(37)]]))
 
 
-def test_a_distance_of_zero_has_no_gradient():
+@pytest.mark.parametrize("function", [pairwise_euclidean, euclidean_matrix])
+def test_a_distance_of_zero_has_no_gradient(function):
     a = torch.ones(2, 3, requires_grad=True)
-    pairwise_euclidean(a, torch.ones(2, 3)).sum().backward()
+    function(a, torch.ones(2, 3)).sum().backward()
     assert_close(a.grad, torch.zeros(2, 3))
 
 
@@ -48,7 +52,7 @@ def test_angle_of_hand_worked_complex_numbers():
     assert_close(pairwise_angle(b[1:], a[:1]), torch.tensor([math.sqrt(2)]))
 
 
-@pytest.mark.parametrize("function", [pairwise_cosine, pairwise_angle, pairwise_euclidean, cosine_matrix])
+@pytest.mark.parametrize("function", EVERY)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_raised_before_anything_is_summed(function, dtype):
     a, b = torch.randn(6, 300).to(dtype), torch.randn(6, 300).to(dtype)
@@ -62,3 +66,12 @@ def test_half_precision_is_raised_before_anything_is_summed(function, dtype):
 def test_shapes_that_would_broadcast_are_refused(function):
     with pytest.raises(ValueError, match=r"shape \(B, D\), got \(3, 4\) and \(1, 4\)"):
         function(torch.ones(3, 4), torch.ones(1, 4))
+    with pytest.raises(ValueError, match=r"shape \(B, D\), got \(4,\) and \(4,\)"):
+        function(torch.ones(4), torch.ones(4))
+
+
+@pytest.mark.parametrize("function", [cosine_matrix, euclidean_matrix])
+@pytest.mark.parametrize(("a", "b"), [((3, 4), (3, 5)), ((4,), (3, 4)), ((3, 4), (4,)), ((2, 3, 4), (3, 4))], ids=str)
+def test_what_are_no_matrices_of_one_width_are_refused(function, a, b):
+    with pytest.raises(ValueError, match=r"shapes \(N, D\) and \(M, D\), got "):
+        function(torch.ones(a), torch.ones(b))

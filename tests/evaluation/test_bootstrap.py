@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -51,12 +53,33 @@ def test_a_draw_that_leaves_a_metric_undefined_is_not_counted():
     assert np.isnan(interval([np.nan])).all()
 
 
+def test_an_interval_leaves_out_as_many_values_at_either_end():
+    values = np.random.default_rng(0).permutation(1001)
+    assert interval(values) == pytest.approx((25, 975))  # 95% of them, in the middle
+    assert interval(values, 0.8) == pytest.approx((100, 900))
+
+
 def test_too_few_clusters_have_no_interval():
     pairs = scored(60, 9)
     assert len(np.unique(pairs.clusters)) == 9
     for values in (resampled_metrics(pairs), resampled_means({"score": pairs.scores}, pairs.clusters)):
         assert all(np.isnan(numbers).all() for numbers in values.values())
     assert np.isnan(intervals(resampled_metrics(pairs))["spearman"]).all()
+    enough = scored(60, 10)
+    assert len(np.unique(enough.clusters)) == 10
+    assert np.isfinite(intervals(resampled_metrics(enough))["spearman"]).all()
+
+
+def test_metrics_are_those_of_what_is_known_of_the_pairs():
+    pairs = scored()
+    decisions, calibration = {"accuracy", "precision", "recall", "f1", "mcc"}, {"ece", "brier"}
+    every = set(resampled_metrics(pairs, num_resamples=1))
+    for unknown, left_out in (
+        ({"threshold": None}, decisions),
+        ({"probabilities": None}, calibration),
+        ({"matches": None}, every - {"spearman", "pearson"}),
+    ):
+        assert set(resampled_metrics(replace(pairs, **unknown), num_resamples=1)) == every - left_out
 
 
 def test_the_calibration_error_has_no_interval_since_resampling_adds_to_it():

@@ -25,6 +25,14 @@ def test_a_paired_interval_is_narrower_than_what_two_intervals_leave():
     assert found.p_value == pytest.approx(2 / 301)  # no draw has the other sign
     back = paired_differences(second, first, num_resamples=300)["spearman"]
     assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    assert paired_differences(first, second, num_resamples=300, seed=1)["spearman"].low != found.low
+
+
+def test_models_are_compared_by_what_both_say():
+    both = scored()
+    for pair in ((both, replace(both, threshold=None)), (replace(both, threshold=None), both)):
+        assert {"spearman", "ece"} <= set(found := paired_differences(*pair, num_resamples=5))
+        assert "accuracy" not in found
 
 
 def test_models_are_compared_on_the_same_pairs():
@@ -53,7 +61,7 @@ def test_mcnemar_is_the_binomial_test_of_what_one_alone_decides_right():
     pairs = scored()
     matches = np.arange(60) < 30
     right = matches.astype(float)
-    first = replace(pairs, matches=matches, scores=right.copy(), threshold=0.5)
+    first = replace(pairs, matches=matches, scores=right.copy(), threshold=1.0)  # which a score may equal
     second = replace(first, scores=right.copy())
     first.scores[:9] = 0  # nine wrong, of which the second is wrong about one, too
     second.scores[8:11] = 0
@@ -62,6 +70,8 @@ def test_mcnemar_is_the_binomial_test_of_what_one_alone_decides_right():
     assert found.p_value == pytest.approx(2 * stats.binom.cdf(2, 10, 0.5))
     with pytest.raises(ValueError, match="need a threshold"):
         mcnemar(first, replace(second, threshold=None))
+    with pytest.raises(ValueError, match="to say what matches"):
+        mcnemar(replace(first, matches=None), replace(second, matches=None))
 
 
 def test_the_pairs_that_two_models_rank_most_differently_come_first():

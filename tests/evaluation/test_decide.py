@@ -33,3 +33,13 @@ def test_a_threshold_that_rests_on_few_pairs_says_so():
     assert "few" not in line
     strict = replace(chosen, threshold=2.0)
     assert "rests on few pairs: of 600, 0 are said to match" in describe_decision(pairs, strict)
+
+
+@pytest.mark.parametrize(
+    ("said", "matching", "few"),
+    [(10, 10, False), (30, 30, False), (9, 20, True), (31, 20, True), (20, 9, True), (20, 31, True)],
+)
+def test_ten_pairs_on_either_side_of_the_threshold_and_of_the_truth_are_enough(said, matching, few):
+    pairs = replace(scored(40), scores=np.arange(40.0), matches=np.arange(40) < matching)
+    chosen = replace(decide(pairs, "dev.tsv"), threshold=40.0 - said)  # which a score equals
+    assert ("rests on few pairs" in describe_decision(pairs, chosen)) == few

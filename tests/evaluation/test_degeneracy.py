@@ -13,6 +13,10 @@ SOUND = {"n": 600, "uniformity": -2.0, "effective_rank": 60.0}
 def test_nothing_is_said_of_a_sound_result():
     assert warnings_of(Evaluation(SOUND, scored(600, 500), {"spearman": (0.80, 0.84)})) == []
     assert warnings_of(Evaluation(SOUND)) == []
+    graded = replace(scored(600, 500), matches=None, threshold=None, probabilities=None)
+    assert warnings_of(Evaluation(SOUND, graded)) == []
+    assert warnings_of(Evaluation(SOUND, intervals={"mrr": (0.80, 0.84)})) == []  # of triplets: there are no pairs
+    assert warnings_of(Evaluation({**SOUND, "n": 1, "effective_rank": 1.0})) == []  # nothing to be apart from
 
 
 @pytest.mark.parametrize("metrics", [{"uniformity": -0.01}, {"effective_rank": 1.1}])

@@ -6,6 +6,7 @@ import torch
 
 from cosent import SentenceBert, UserError, load_data
 from cosent.evaluation.evaluators import EvaluationOptions, default_metric, evaluate, metric_names
+from cosent.evaluation.geometry import effective_rank, uniformity
 from cosent.evaluation.metrics import DECISION
 from tests.conftest import DATA
 
@@ -20,6 +21,10 @@ def binary(model):
 @pytest.fixture
 def graded(model):
     return load_data(DATA / "dev.txt", model)
+
+
+def unit_vectors(model, texts):
+    return model.encode(list(texts), normalize_embeddings=True).astype(np.float64)
 
 
 def test_scores_are_the_cosines_of_the_pairs_in_their_order(model, binary):
@@ -37,6 +42,15 @@ def test_metrics_are_those_that_labels_allow(model, binary, graded):
     found = evaluate(model, binary, EvaluationOptions(threshold=0.5)).metrics
     assert set(found) == set(metric_names(binary)) | set(DECISION) | COUNTS
     assert found["n"] == len(binary)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("binary", None), ("graded", 4)])
+def test_alignment_of_pairs_is_over_those_that_match(model, request, name, limit):
+    data = request.getfixturevalue(name)
+    first, second = (unit_vectors(model, texts) for texts in zip(*data.records.rows["texts"], strict=True))
+    expected = np.square(first - second).sum(1)[data.labels >= (limit or 1)].mean()
+    found = evaluate(model, data, EvaluationOptions(positive_label_min=limit)).metrics
+    assert found["alignment"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_pairs_that_share_a_text_are_one_cluster(model, tmp_path):
@@ -59,6 +73,9 @@ def test_intervals_are_there_when_they_are_asked_for(model, name, options, metri
     data = load_data(DATA / name, model, **options)
     assert evaluate(model, data).intervals == {}
     found = evaluate(model, data, EvaluationOptions(num_resamples=200, num_neighbors=1))
+    other = evaluate(model, data, EvaluationOptions(num_resamples=200, num_neighbors=1, seed=1))
+    assert other.metrics[metrics[0]] == found.metrics[metrics[0]]
+    assert other.intervals != found.intervals
     for metric in metrics:
         low, high = found.intervals[metric]
         assert low < found.metrics[metric] < high
@@ -155,6 +172,17 @@ def test_the_metrics_are_those_that_are_announced_and_have_a_default(model, requ
     assert default_metric(data)[0] in found
 
 
+@pytest.mark.parametrize("name", ["binary", "graded", "triplets", "classes", "sentences"])
+def test_spread_is_that_of_distinct_texts(model, request, name):
+    data = request.getfixturevalue(name)
+    texts = {tuple(model.tokenizer(text)["input_ids"]): text for row in data.records.rows["texts"] for text in row}
+    unit = torch.from_numpy(unit_vectors(model, texts.values()))
+    found = evaluate(model, data).metrics
+    assert found["uniformity"] == pytest.approx(uniformity(unit), abs=1e-4)
+    assert found["effective_rank"] == pytest.approx(effective_rank(unit), rel=1e-4)
+    assert found["texts_per_second"] * found["seconds"] == pytest.approx(len(unit))
+
+
 def test_triplets_are_compared_one_negative_at_a_time(model, triplets):
     found = evaluate(model, triplets).metrics
     margins, ranks = [], []
@@ -172,6 +200,13 @@ def test_triplets_are_compared_one_negative_at_a_time(model, triplets):
     assert found["alignment"] == pytest.approx(
         2 - 2 * np.mean([model.similarity(row[:1], row[1:2]).item() for row in rows]), abs=1e-5
     )
+
+
+def test_a_negative_that_is_as_near_as_the_positive_is_a_mistake(model, tmp_path):
+    (tmp_path / "a.tsv").write_text("pay\tpay\tpay\tpassword\n")  # cosines 1, and 1 and less of the negatives
+    found = evaluate(model, load_data(tmp_path / "a.tsv", model, data_format="triplets")).metrics
+    assert found["triplet_accuracy"] == 0.5
+    assert found["mean_margin"] == pytest.approx((0 + 1 - model.similarity(["pay"], ["password"]).item()) / 2, abs=1e-5)
 
 
 def test_anchors_and_positives_alone_are_evaluated_by_retrieval(model, tmp_path):
@@ -196,6 +231,13 @@ def test_classes_are_looked_up_in_an_index_or_among_themselves(model, classes):
     assert evaluate(model, classes).metrics["nn_accuracy"] == np.mean(labels[alone] == labels)
 
 
+def test_alignment_of_classes_is_over_the_pairs_of_each(model, classes):
+    unit = unit_vectors(model, [row[0] for row in classes.records.rows["texts"]])
+    same = np.equal.outer(classes.labels, classes.labels) & ~np.eye(len(unit), dtype=bool)
+    expected = np.square(unit[:, None] - unit).sum(2)[same].mean()
+    assert evaluate(model, classes).metrics["alignment"] == pytest.approx(expected, abs=1e-5)
+
+
 def test_classes_that_are_not_in_the_index_are_an_error(model, classes, tmp_path):
     (tmp_path / "a.tsv").write_text("pay\tBilling\nlogin\tAccount\n")
     other = load_data(tmp_path / "a.tsv", model, data_format="classes")
@@ -216,11 +258,27 @@ def test_texts_whose_class_is_not_in_the_index_are_left_out_and_counted(model, c
     assert found.metrics["num_queries"] == sum(label in known for label in classes.records.labels) < 60
 
 
+def test_two_draws_of_dropout_are_compared_with_each_other(model, sentences, monkeypatch):
+    views, encode_tokens = [], model.encode_tokens
+
+    def watched(tokens, *, dropout_seed=None, **options):
+        found = encode_tokens(tokens, dropout_seed=dropout_seed, **options)
+        views.extend([] if dropout_seed is None else [found.double().numpy()])
+        return found
+
+    monkeypatch.setattr(model, "encode_tokens", watched)
+    found = evaluate(model, sentences).metrics
+    first, second = (view / np.linalg.norm(view, axis=1, keepdims=True) for view in views)
+    assert found["alignment"] == pytest.approx(np.square(first - second).sum(1).mean(), rel=1e-4)
+
+
 def test_sentences_are_aligned_with_themselves_under_dropout(model, sentences):
     state = torch.get_rng_state()
     found = evaluate(model, sentences).metrics
     assert torch.equal(torch.get_rng_state(), state)  # training goes on as if nothing had been
     assert found["alignment"] > 0
+    # dropout moves a text by less than other texts are away: by Jensen's inequality their mean squared distance is more
+    assert found["alignment"] < -found["uniformity"] / 2
     assert found["alignment_plus_uniformity"] == pytest.approx(found["alignment"] + found["uniformity"])
     assert evaluate(model, sentences).metrics["alignment"] == found["alignment"]
     still = SentenceBert(model.backbone.name_or_path, dropout=0, device="cpu")

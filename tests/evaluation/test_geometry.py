@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from cosent.evaluation import geometry as module
 from cosent.evaluation.geometry import alignment, class_alignment, effective_rank, uniformity
 
 
 def test_alignment_of_hand_worked_pairs():
-    first = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    second = torch.tensor([[1.0, 0.0], [0.0, 3.0], [0.0, -1.0]])  # squared distances 0, 2 and 4
-    assert alignment(first, second) == pytest.approx(2)
+    first = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 4.0]])
+    second = torch.tensor([[1.0, 0.0], [0.0, 3.0], [0.0, -1.0], [6.0, 8.0]])  # squared distances 0, 2, 4 and 0
+    assert alignment(first, second) == pytest.approx(6 / 4)
     assert math.isnan(alignment(first[:0], second[:0]))
 
 
@@ -38,10 +39,13 @@ def test_uniformity_at_its_extremes():
     assert math.isnan(uniformity(torch.ones(1, 4)))
 
 
-def test_uniformity_of_many_texts_is_that_of_some():
+def test_of_many_texts_some_at_even_steps_are_compared(monkeypatch):
     torch.manual_seed(0)
     embeddings = torch.randn(9_000, 4)
     assert uniformity(embeddings) == pytest.approx(uniformity(embeddings[:4_000]), abs=0.02)
+    monkeypatch.setattr(module, "_TEXTS_COMPARED", 4)
+    for measure in (uniformity, effective_rank):
+        assert measure(embeddings[:10]) == pytest.approx(measure(embeddings[[0, 3, 6, 9]]))
 
 
 def test_effective_rank_counts_the_dimensions_that_are_filled():

@@ -38,6 +38,10 @@ def test_correlations_of_a_constant_are_undefined(scores, labels):
     assert all(math.isnan(value) for value in correlations(scores, labels).values())
 
 
+def test_two_pairs_correlate_fully():
+    assert correlations([0.2, 0.9], [0, 1]) == pytest.approx({"spearman": 1, "pearson": 1})
+
+
 @pytest.mark.parametrize("kind", SCORES)
 @pytest.mark.parametrize("n", [2, 30, 1000])
 def test_areas_and_decisions_equal_scikit_learns(kind, n):
@@ -71,6 +75,22 @@ def test_areas_with_one_class_are_undefined_and_decisions_perfect(matches):
 
 def test_a_threshold_is_met_by_an_equal_score():
     assert decision([0.5, 0.4], [True, False], 0.5)["accuracy"] == 1.0
+
+
+def test_hand_worked_decision():
+    # at 0.6 and above are 3 matches and 1 other pair, below 2 matches and 4 others
+    scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.4, 0.3, 0.2, 0.1]
+    found = decision(scores, np.array([1, 0, 1, 1, 1, 0, 0, 1, 0, 0]) > 0, 0.6)
+    assert found == pytest.approx(
+        {
+            "accuracy": 7 / 10,
+            "threshold": 0.6,
+            "precision": 3 / 4,
+            "recall": 3 / 5,
+            "f1": 6 / 9,
+            "mcc": (3 * 4 - 1 * 2) / math.sqrt(4 * 5 * 5 * 6),
+        }
+    )
 
 
 def test_calibration_errors_equal_a_loop_and_scikit_learns():

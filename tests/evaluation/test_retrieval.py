@@ -8,6 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from cosent.evaluation import retrieval
 from cosent.evaluation.retrieval import neighbor_values, retrieval_values
+from tests.losses.tensor_sizes import TensorSizes
 
 
 def neighbor_metrics(*arguments, **options):
@@ -115,6 +116,15 @@ def test_retrieval_equals_the_naive_loops(block):
         "mrr": np.mean([1 / rank for rank in ranks]),
     }
     assert retrieval_metrics(queries, groups, candidates, candidate_groups, targets) == pytest.approx(expected)
+
+
+def test_no_matrix_holds_all_queries_by_all_candidates(monkeypatch):
+    monkeypatch.setattr(retrieval, "_SCORES_AT_ONCE", 1_000)
+    texts, groups = torch.randn(100, 4), torch.arange(100) % 50
+    with TensorSizes() as sizes:
+        neighbor_values(texts, groups, k=3)
+        retrieval_values(texts, groups, texts, groups, torch.arange(100).roll(50))
+    assert sizes.largest <= 1_000
 
 
 def test_hand_worked_retrieval_and_ties_count_against_it():

@@ -143,6 +143,14 @@ def test_a_false_match_that_costs_more_makes_the_threshold_stricter():
     assert ThresholdMetric.parse("cost:0:1").choose(decisions) == pytest.approx((0, 0.55))
 
 
+def test_a_limit_is_met_by_what_equals_it():
+    decisions = attainable_decisions([0.9, 0.8, 0.7, 0.6, 0.5], np.array([1, 1, 0, 1, 0]) > 0)
+    # precisions 1, 1, 2/3, 3/4 and 3/5; recalls 1/3, 2/3, 2/3, 1 and 1
+    assert ThresholdMetric.parse("precision@0.75").choose(decisions) == pytest.approx((1, 0.55))
+    assert ThresholdMetric.parse("precision@1").choose(decisions) == pytest.approx((2 / 3, 0.75))
+    assert ThresholdMetric.parse("recall@1").choose(decisions) == pytest.approx((3 / 4, 0.55))
+
+
 def test_a_precision_that_nothing_has_gives_the_highest_there_is(caplog):
     decisions = attainable_decisions([0.9, 0.8, 0.7, 0.6], np.array([0, 1, 1, 0]) > 0)
     value, threshold = ThresholdMetric.parse("precision@0.9").choose(decisions)
@@ -153,7 +161,7 @@ def test_a_precision_that_nothing_has_gives_the_highest_there_is(caplog):
 @pytest.mark.parametrize(
     "name",
     ["", "acc", "precision", "precision@0", "precision@1.1", "recall@x", "f1@0.5", "cost", "cost:1", "cost:0:0"]
-    + ["cost:-1:1", "cost:nan:1", "cost:inf:1", "precision:0.9", "cost@1:1", "accuracy:"],
+    + ["cost:-1:1", "cost:nan:1", "cost:inf:1", "price:5:1", "precision:0.9", "cost@1:1", "accuracy:"],
 )
 def test_what_is_no_threshold_metric_is_refused(name):
     with pytest.raises(UserError, match="a threshold is chosen by accuracy, f1"):
@@ -170,7 +178,12 @@ def test_a_million_pairs_are_no_hardship():
 
 @pytest.mark.parametrize(
     ("scores", "matches", "message"),
-    [([], [], "n >= 1"), ([1.0], [True, False], "must both be"), ([1.0, np.nan], [True, False], "1 that are not")],
+    [
+        ([], [], "n >= 1"),
+        ([1.0], [True, False], "must both be"),
+        ([[1.0]], [[True]], "must both be"),
+        ([1.0, np.nan], [True, False], "1 that are not"),
+    ],
 )
 def test_what_cannot_be_decided_is_refused(scores, matches, message):
     with pytest.raises(ValueError, match=message):

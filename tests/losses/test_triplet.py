@@ -87,6 +87,8 @@ def test_hand_worked_example():
     embeddings = torch.tensor([[[0.0], [1.0], [3.0], [5.0]]])
     labels = torch.tensor([0, 0, 1, 1])
     assert BatchHardTripletLoss(margin=2.0)(embeddings, labels).item() == pytest.approx((0 + 1 + 2 + 0) / 4)
+    # margin 1: 1+1-3, 1+1-2, 1+2-2, 1+2-4, of which one is open
+    assert BatchHardTripletLoss(margin=1.0)(embeddings, labels).item() == pytest.approx((0 + 0 + 1 + 0) / 4)
     found = BatchHardTripletLoss(margin=2.0).statistics(embeddings, labels)
     assert {name: value.item() for name, value in found.items()} == pytest.approx(
         {
@@ -168,6 +170,7 @@ def test_no_tensor_has_a_third_axis_of_the_batch(mining):
     [
         ({"distance": "manhattan"}, "got 'manhattan'"),
         ({"mining": "easy"}, "got 'easy'"),
+        ({"margin": -0.1}, "must not be negative, got -0.1"),
         ({"soft_margin": True, "mining": "all"}, "goes with mining='hard'"),
     ],
 )
@@ -203,6 +206,26 @@ def test_the_soft_margin_of_an_even_triplet_is_log_two():
     assert loss.item() == pytest.approx((math.log1p(math.exp(1 - 2)) + math.log(2)) / 2)
 
 
+def test_a_negative_that_is_as_far_as_the_positive_is_not_semi_hard():
+    # on a line: class 0 at 0 and 1, class 1 at -1 and 3; margin 1: 1+1-3 (not 1+1-1), 1+1-2, 1+4-2, 1+4-3
+    embeddings = torch.tensor([[[0.0], [1.0], [-1.0], [3.0]]])
+    loss = BatchHardTripletLoss(margin=1.0, mining="semi_hard")(embeddings, torch.tensor([0, 0, 1, 1]))
+    assert loss.item() == pytest.approx((0 + 0 + 3 + 2) / 4)
+
+
+@pytest.mark.parametrize(
+    ("line", "collapsed"),
+    [
+        ([1.000, 1.004, 1.008, 1.012], 1),  # hardest positives 0.004, hardest negatives 0.006, of a length of 1
+        ([1.000, 1.012, 1.024, 1.036], 0),  # 0.012 and 0.018
+        ([1.0, 1.0, -1.0, -1.0], 0),  # this is what training is for
+    ],
+)
+def test_a_collapse_is_of_both_distances_to_a_hundredth_of_the_length(line, collapsed):
+    found = BatchHardTripletLoss().statistics(torch.tensor(line).view(1, 4, 1), torch.tensor([0, 0, 1, 1]))
+    assert found["collapsed"] == collapsed
+
+
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 @pytest.mark.parametrize(("spread", "collapsed"), [(1e-3, 1), (1.0, 0)])
 def test_a_collapse_is_noticed_at_any_length_of_embeddings(distance, spread, collapsed):
@@ -211,4 +234,5 @@ def test_a_collapse_is_noticed_at_any_length_of_embeddings(distance, spread, col
     for length in (0.01, 1.0, 100.0):
         embeddings = length * (torch.ones(1, 6, 4) + spread * torch.randn(1, 6, 4))
         assert loss.statistics(embeddings, torch.arange(6) % 2)["collapsed"] == collapsed
+        assert loss.statistics(embeddings, torch.tensor([0, 0, 0, 1, 1, 2]))["collapsed"] == collapsed
         assert loss.statistics(embeddings, torch.arange(6))["collapsed"] == 0  # nothing to compare
