@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,16 @@ def machine(device: torch.device | str) -> str:
     if device.type != "cpu":
         hardware += f"; {torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type}"
     packages = ("torch", "transformers", "sentence-transformers", "cosent")
-    versions = [f"{package} {version(package)}" for package in packages]
+    versions = [f"{package} {_version(package)}" for package in packages]
     return f"{hardware}\nPython {platform.python_version()}, {', '.join(versions)}"
+
+
+def _version(package: str) -> str:
+    """The version of an installed package; a lent machine runs the checkout without installing it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
