@@ -35,6 +35,7 @@ from cosent.kernels.packing import (
     token_states,
     use_packed_attention,
 )
+from cosent.kernels.walk import modules_of, weights_of
 from cosent.pooling import Reduction, pool
 from cosent.prefetch import prefetch
 from cosent.progress import is_watched
@@ -207,6 +208,17 @@ class SentenceBert(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "SentenceBert":
         self.graphs.clear()  # what moves the weights, or changes their type
         return super()._apply(fn, recurse)
+
+    def train(self, mode: bool = True) -> "SentenceBert":
+        """torch's; the Trainer calls it at every step, and mostly there is nothing to change."""
+        return self if all(module.training == mode for module in modules_of(self)) else super().train(mode)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """torch's, faster: the Trainer calls it at every step."""
+        if not set_to_none:
+            return super().zero_grad(set_to_none)
+        for weight in weights_of(self):
+            weight.grad = None
 
     @property
     def device(self) -> torch.device:

@@ -26,6 +26,7 @@ from cosent.errors import UserError
 from cosent.kernels.dropout import random_state, set_random_state
 from cosent.kernels.filling import Size, fill, size_for
 from cosent.kernels.gradients import FlatGradients
+from cosent.kernels.walk import modules_of, weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class EncoderGraphs:
         Returns:
             None where they are not all of one type, or others than before.
         """
-        weights = [weight for weight in encoder.parameters() if weight.grad is not None]
+        weights = [weight for weight in weights_of(encoder) if weight.grad is not None]
         if self._gradients is None and len({weight.dtype for weight in weights}) == 1:
             self._gradients = FlatGradients(weights)
         if self._gradients is None or not self._gradients.are_of(weights):
@@ -179,7 +180,7 @@ class EncoderGraphs:
             raise RuntimeError(f"it has modules of {', '.join(sorted(foreign))}")
         if self._pool is None:
             self._pool = new_pool()
-        weights = [weight for weight in encoder.parameters() if weight.requires_grad] if self._trains else []
+        weights = [weight for weight in weights_of(encoder) if weight.requires_grad] if self._trains else []
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))  # tensors made in it could not be written to outside
             stack.enter_context(torch.set_grad_enabled(bool(weights)))
@@ -342,16 +343,13 @@ def _circumstances(device: torch.device) -> tuple[Hashable, ...]:
 def _describe(encoder: nn.Module) -> tuple[Any, ...] | None:
     """The modules, their modes, and where their tensors lie; None where hooks change what modules do."""
     found: list[Any] = []
-    stack = [encoder]
-    while stack:
-        module = stack.pop()
+    for module in modules_of(encoder):
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
             return None
         found += [ref(module), module.training, module.__dict__.get("p")]  # the rate of dropout
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
                 found += [tensor.data_ptr(), tensor.requires_grad]
-        stack += [child for child in module._modules.values() if child is not None]
     return tuple(found)
 
 

@@ -118,9 +118,20 @@ def test_a_resumed_run_goes_on_to_the_last_bit(make_trainer, recordings):
 def test_training_is_recorded_and_evaluation_beside_it(make_trainer, recordings):
     trainer = make_trainer(eval_strategy="steps", eval_steps=2, save_strategy="no", load_best_model_at_end=False)
     trainer.train()
+    assert trainer.model.graphs.gradients(trainer.model) is None  # nothing is left over
     kinds = {key[1] for key in trainer.model.graphs._recordings}
     assert kinds == {True, False}
     trainer.model.encode(["a text"])  # and afterwards it is a model like others
+
+
+def test_all_gradients_are_clipped_in_one_piece(make_trainer, recordings, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("the parent's way was taken")
+
+    trainer = make_trainer()
+    monkeypatch.setattr(trainer.accelerator, "clip_grad_norm_", refuse)
+    trainer.train()
+    assert recordings
 
 
 def test_where_training_cannot_be_recorded_it_is_not(make_trainer, recordings):
