@@ -138,7 +138,7 @@ def seconds_of_a_step(job: Job) -> float:
 def our_step(job: Job, pairs: list[list[str]]) -> Callable[[], None]:
     """A step of cosent, whole or in pieces."""
     from cosent import BatchHardTripletLoss, CoSENTLoss, InfoNCELoss, SentenceBert
-    from cosent.tokens import tokenize
+    from cosent.model.tokens import tokenize
     from cosent.training.gradient_cache import cut, embed_pieces
 
     model = SentenceBert(job.model, device=job.device, dtype="float32").train()

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from train_throughput import DTYPES, read_pairs
 
 from cosent import CoSENTLoss, SentenceBert
-from cosent.tokens import tokenize
+from cosent.model.tokens import tokenize
 
 STEPS = 6
 

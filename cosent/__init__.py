@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cosent.errors import CheckpointError, DataError, UserError
     from cosent.evaluation.evaluators import EvaluationOptions, evaluate
     from cosent.losses import AnglELoss, BatchHardTripletLoss, CoSENTLoss, InfoNCELoss
-    from cosent.modeling import Prediction, SentenceBert
+    from cosent.model.encoder import Prediction, SentenceBert
     from cosent.training.arguments import CosentTrainingArguments
     from cosent.training.trainer import CosentTrainer
 
@@ -25,8 +25,8 @@ _HOME = {
     "DataError": "cosent.errors",
     "EvaluationOptions": "cosent.evaluation.evaluators",
     "InfoNCELoss": "cosent.losses",
-    "Prediction": "cosent.modeling",
-    "SentenceBert": "cosent.modeling",
+    "Prediction": "cosent.model.encoder",
+    "SentenceBert": "cosent.model.encoder",
     "TextDataset": "cosent.data.datasets",
     "UserError": "cosent.errors",
     "evaluate": "cosent.evaluation.evaluators",

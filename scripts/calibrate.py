@@ -7,13 +7,13 @@ from typing import Literal
 from command_line import choose_device, parse, run
 
 from cosent import SentenceBert, load_data
-from cosent.checkpoint import Decision, write_training
 from cosent.errors import UserError
 from cosent.evaluation.decide import decide, describe_decision
 from cosent.evaluation.degeneracy import warnings_of
 from cosent.evaluation.evaluators import EvaluationOptions, evaluate
 from cosent.evaluation.metrics import calibration_errors, decision
 from cosent.evaluation.scored import ScoredPairs
+from cosent.model.checkpoint import Decision, write_training
 from cosent.progress import is_watched
 from cosent.training.arguments import DecisionArguments, ReadingArguments
 

@@ -14,8 +14,8 @@ from cosent.data.lint import Finding, Split, check_leaks, check_split, normalize
 from cosent.data.readers import ExampleReader
 from cosent.data.splits import assign_by_component, component_of_examples
 from cosent.errors import UserError
-from cosent.scoring import tsv_line
-from cosent.tokens import tokenize
+from cosent.inference.predictions import tsv_line
+from cosent.model.tokens import tokenize
 from cosent.training.arguments import ReadingArguments
 
 SPLIT_NAMES = ("train", "dev", "test")

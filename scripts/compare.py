@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from cosent import SentenceBert, read_records
-from cosent.checkpoint import read_settings
 from cosent.data.datasets import Records
 from cosent.data.splits import component_of_examples
 from cosent.errors import UserError
@@ -20,8 +19,9 @@ from cosent.evaluation.comparison import Difference, McNemar, disagreements, mcn
 from cosent.evaluation.degeneracy import warnings_of_clusters
 from cosent.evaluation.evaluators import EvaluationOptions, evaluate
 from cosent.evaluation.scored import ScoredPairs
+from cosent.inference.predictions import tsv_line
+from cosent.model.checkpoint import read_settings
 from cosent.progress import is_watched
-from cosent.scoring import tsv_line
 from cosent.training.arguments import EvaluationArguments
 
 SHOWN_PAIRS = 5

@@ -7,7 +7,7 @@ import torch
 from command_line import choose_device, joined_ranks, launched_ranks, parse, run
 
 from cosent import SentenceBert
-from cosent.encoding import EncodedFile, EncodingOptions, encode_file
+from cosent.inference.embeddings import EncodedFile, EncodingOptions, encode_file
 from cosent.progress import is_watched
 from cosent.training.arguments import ModelArguments
 

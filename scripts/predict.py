@@ -9,8 +9,8 @@ from cosent import SentenceBert
 from cosent.data.layouts import Columns
 from cosent.data.readers import ExampleReader, OnBadRows
 from cosent.errors import UserError
+from cosent.inference.predictions import check_output, score_file
 from cosent.progress import is_watched
-from cosent.scoring import check_output, score_file
 from cosent.training.arguments import ModelArguments, names
 
 

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cosent.checkpoint import read_settings
 from cosent.distributed import num_ranks
 from cosent.errors import UserError
 from cosent.losses import Loss
+from cosent.model.checkpoint import read_settings
 from cosent.training.arguments import CosentTrainingArguments
 from cosent.training.trainer import describe_loss
 

@@ -30,8 +30,8 @@ from cosent.evaluation.metrics import CALIBRATION, DECISION
 from cosent.evaluation.plots import can_draw
 from cosent.evaluation.report import NO_PICTURES, evaluation_report
 from cosent.evaluation.scored import ScoredPairs
+from cosent.inference.predictions import ScoredRow, write_scored
 from cosent.progress import is_watched
-from cosent.scoring import ScoredRow, write_scored
 from cosent.training.arguments import EvaluationArguments, ModelArguments
 
 

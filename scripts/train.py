@@ -13,7 +13,6 @@ from run_folder import begin_folder, check_same_loss, end_folder, run_folder
 from transformers import TrainingArguments
 
 from cosent import CosentTrainer, SentenceBert, TextDataset
-from cosent.checkpoint import Decision
 from cosent.data.datasets import Records, read_records
 from cosent.data.layouts import DataFormat
 from cosent.data.lint import Split, check_leaks, check_split
@@ -25,6 +24,7 @@ from cosent.evaluation.decide import decide, describe_decision
 from cosent.evaluation.degeneracy import warnings_of
 from cosent.evaluation.evaluators import LOWER_IS_BETTER, Evaluation, EvaluationOptions, evaluate
 from cosent.evaluation.report import training_report
+from cosent.model.checkpoint import Decision
 from cosent.training.arguments import (
     CosentTrainingArguments,
     DataArguments,

@@ -39,7 +39,7 @@ def test_each_loss_gets_the_data_that_it_learns_from(minilm, tmp_path, monkeypat
 def test_every_flag_that_it_names_exists():
     from transformers import HfArgumentParser
 
-    from cosent.encoding import EncodingOptions
+    from cosent.inference.embeddings import EncodingOptions
     from cosent.training.arguments import (
         CosentTrainingArguments,
         DataArguments,

@@ -24,8 +24,8 @@ from cosent.data.layouts import Columns, DataFormat, Example
 from cosent.data.positives import PositiveGroups, is_match, matching_pairs
 from cosent.data.readers import ExampleReader, OnBadRows, ReadReport
 from cosent.errors import DataError
-from cosent.modeling import SentenceBert
-from cosent.tokens import is_truncated, tokenize, tokenizer_digest
+from cosent.model.encoder import SentenceBert
+from cosent.model.tokens import is_truncated, tokenize, tokenizer_digest
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
 """The threshold and the probabilities that a model is given, from pairs whose truth is known."""
 
 from cosent.calibration import CalibrationMethod, fit_calibration
-from cosent.checkpoint import Decision
 from cosent.evaluation.metrics import decision
 from cosent.evaluation.scored import ScoredPairs
 from cosent.evaluation.threshold import ThresholdMetric, attainable_decisions
+from cosent.model.checkpoint import Decision
 
 _FEW_PAIRS = 10
 

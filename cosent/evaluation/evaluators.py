@@ -34,9 +34,9 @@ from cosent.evaluation.geometry import (
 from cosent.evaluation.metrics import BEST_DECISIONS, CORRELATIONS
 from cosent.evaluation.retrieval import NEIGHBORS, RETRIEVAL, neighbor_values, retrieval_values
 from cosent.evaluation.scored import ScoredPairs
-from cosent.modeling import SentenceBert
+from cosent.model.encoder import SentenceBert
+from cosent.model.tokens import Tokens
 from cosent.similarity import pairwise_cosine
-from cosent.tokens import Tokens
 
 TRIPLETS = ("triplet_accuracy", "mean_margin")
 ALIGNMENT_PLUS_UNIFORMITY = "alignment_plus_uniformity"

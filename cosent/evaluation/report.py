@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cosent.checkpoint import Decision
 from cosent.evaluation.bootstrap import CONFIDENCE
 from cosent.evaluation.degeneracy import warnings_of
 from cosent.evaluation.evaluators import Evaluation
@@ -23,6 +22,7 @@ from cosent.evaluation.metrics import BEST_DECISIONS, CALIBRATION, CORRELATIONS,
 from cosent.evaluation.plots import can_draw, draw_history, draw_pairs, draw_percentiles, is_metric
 from cosent.evaluation.scored import ScoredPairs
 from cosent.evaluation.slices import Slice, by_label, by_length, by_overlap
+from cosent.model.checkpoint import Decision
 
 SHOWN_MISTAKES = 12
 NO_PICTURES = "Pictures need matplotlib: pip install 'cosent[report]'."

@@ -7,7 +7,6 @@ import torch
 from transformers import TrainingArguments
 
 from cosent.calibration import CalibrationMethod
-from cosent.checkpoint import PoolingMode
 from cosent.data.layouts import DataFormat
 from cosent.data.readers import OnBadRows
 from cosent.errors import UserError
@@ -18,6 +17,7 @@ from cosent.kernels.graphs import CudaGraphs
 from cosent.losses import AnglELoss, BatchHardTripletLoss, CoSENTLoss, InfoNCELoss, Loss
 from cosent.losses.contrastive import Negatives
 from cosent.losses.triplet import Distance, Mining
+from cosent.model.checkpoint import PoolingMode
 from cosent.progress import is_watched
 
 # spelt out, as argument parsers need it

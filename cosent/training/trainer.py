@@ -30,7 +30,7 @@ from cosent.kernels.graphs import EncoderGraphs, can_record
 from cosent.kernels.packing import is_packed
 from cosent.losses import Loss
 from cosent.losses.shapes import NO_TEXT
-from cosent.modeling import SentenceBert
+from cosent.model.encoder import SentenceBert
 from cosent.training.arguments import CosentTrainingArguments
 from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler, whole
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from cosent import DataError, load_data
 from cosent.data import datasets as datasets_module
 from cosent.data.datasets import TokenRows, read_records
-from cosent.tokens import tokenize
+from cosent.model.tokens import tokenize
 
 ROWS = "How do I pay?\tHow can I pay?\t5\nHow do I pay?\tI want a refund\t1\n"
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cosent.calibration import Platt
-from cosent.checkpoint import Decision
 from cosent.evaluation import report as module
 from cosent.evaluation.bootstrap import intervals, resampled_metrics
 from cosent.evaluation.evaluators import Evaluation
 from cosent.evaluation.report import evaluation_report, training_report
+from cosent.model.checkpoint import Decision
 from tests.evaluation.test_bootstrap import scored
 
 PNG = b"\x89PNG\r\n\x1a\n"

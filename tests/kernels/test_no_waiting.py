@@ -10,7 +10,7 @@ from cosent import AnglELoss, BatchHardTripletLoss, CoSENTLoss, InfoNCELoss
 from cosent.kernels import attention as attention_module
 from cosent.kernels.attention import KERNELS
 from cosent.kernels.packing import PACKABLE, token_states, use_packed_attention
-from cosent.pooling import pool
+from cosent.model.pooling import pool
 from tests.kernels.test_packing import backbone_of
 
 LENGTHS = [5, 1, 64, 2, 5, 17, 64, 1]

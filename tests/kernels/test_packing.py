@@ -16,7 +16,7 @@ from cosent.kernels.packing import (
     token_states,
     use_packed_attention,
 )
-from cosent.pooling import pool
+from cosent.model.pooling import pool
 
 # Names of sizes differ; what a configuration does not know, it ignores.
 TINY = {

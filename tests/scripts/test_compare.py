@@ -3,7 +3,7 @@ import csv
 import pytest
 
 from cosent import SentenceBert
-from cosent.checkpoint import Decision
+from cosent.model.checkpoint import Decision
 from tests.conftest import DATA
 from tests.scripts.conftest import read_json, run_script
 

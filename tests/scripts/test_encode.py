@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cosent import SentenceBert
-from cosent.encoding import EncodingOptions, encode_file
+from cosent.inference.embeddings import EncodingOptions, encode_file
 from tests.conftest import DATA, ROOT
 from tests.scripts.conftest import run_script, torchrun
 

@@ -19,12 +19,12 @@ from cosent import (
     SentenceBert,
     UserError,
     load_data,
-    modeling,
 )
-from cosent.checkpoint import Decision
 from cosent.data.datasets import TokenRows
 from cosent.evaluation.evaluators import metric_names
 from cosent.losses.shapes import NO_TEXT
+from cosent.model import encoder
+from cosent.model.checkpoint import Decision
 from tests.conftest import DATA
 
 BINARY = DATA / "zh" / "train.txt"
@@ -235,9 +235,9 @@ def test_neftune_finds_the_embeddings_that_it_adds_noise_to(make_trainer):
 
 def test_remote_code_that_was_allowed_stays_allowed(tiny_bert, monkeypatch, tmp_path):
     asked = []
-    load = modeling.load_backbone
+    load = encoder.load_backbone
     monkeypatch.setattr(
-        modeling, "load_backbone", lambda *a, **kw: asked.append(kw["trust_remote_code"]) or load(*a, **kw)
+        encoder, "load_backbone", lambda *a, **kw: asked.append(kw["trust_remote_code"]) or load(*a, **kw)
     )
     model = SentenceBert(tiny_bert, trust_remote_code=True, device="cpu")
     model.save_pretrained(tmp_path)

@@ -7,7 +7,7 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from cosent.tokens import is_truncated, tokenize, tokenizer_digest
+from cosent.model.tokens import is_truncated, tokenize, tokenizer_digest
 from tests.conftest import DATA
 
 TEXTS = [

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cosent.pooling import pool
+from cosent.model.pooling import pool
 
 STATES = torch.tensor([[1.0, -1.0], [3.0, -5.0], [7.0, 2.0], [0.0, 4.0], [2.0, 0.0], [-2.0, 2.0]])
 LENGTHS = torch.tensor([2, 1, 3])

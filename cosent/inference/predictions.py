@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from cosent.data.readers import ExampleReader
 from cosent.errors import UserError
-from cosent.modeling import SentenceBert
+from cosent.model.encoder import SentenceBert
 
 _NO_SEPARATORS = str.maketrans("\t\r\n", "   ")
 

@@ -4,7 +4,7 @@ Shapes: N texts, T tokens of all texts one after the other, D dimensions, P pair
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -12,13 +12,11 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
-from cosent.checkpoint import PoolingMode, read_settings, write_settings
 from cosent.distributed import num_ranks
 from cosent.errors import CheckpointError, UserError
 from cosent.kernels.attention import wants_sorted
@@ -28,19 +26,19 @@ from cosent.kernels.graphs import CudaGraphs, EncoderGraphs, can_record
 from cosent.kernels.packing import (
     Layers,
     Packing,
-    can_pack,
     is_packed,
-    position_offset,
     sort_by_length,
     token_states,
     use_packed_attention,
 )
 from cosent.kernels.walk import modules_of, weights_of
-from cosent.pooling import Reduction, pool
-from cosent.prefetch import prefetch
+from cosent.model.backbone import load_backbone, position_limit, shall_pack
+from cosent.model.checkpoint import PoolingMode, read_settings, write_settings
+from cosent.model.embedding import embed_texts, embed_tokens
+from cosent.model.pooling import Reduction, pool
+from cosent.model.tokens import Tokens
 from cosent.progress import is_watched
 from cosent.similarity import cosine_matrix, pairwise_cosine
-from cosent.tokens import Tokens, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -55,25 +53,6 @@ _POOLING: dict[str, tuple[Layers, Reduction]] = {
     "max": ("last", "max"),
     "last": ("last", "last"),
 }
-
-# What architectures call the rates of hidden and attention dropout.
-_DROPOUT_KEYS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-)
-
-
-# Tokens in a text, for what is said in texts to be counted in tokens.
-_TYPICAL_LENGTH = 128
-
-# Texts tokenised at a time, at most; the first, where a GPU waits for them; embeddings fetched from it at a time.
-_TOKENIZED_TEXTS = 1 << 15
-_FIRST_TOKENIZED_TEXTS = 1 << 9
-_FETCHED_TEXTS = 1 << 13
 
 
 class Prediction(NamedTuple):
@@ -167,7 +146,7 @@ class SentenceBert(nn.Module):
             **hub,
         )
         use_fast_dropout(self.backbone)
-        if _shall_pack(self.backbone, packing, attn_implementation, name):
+        if shall_pack(self.backbone, packing, attn_implementation, name):
             use_packed_attention(self.backbone)
         try:
             # a tokenizer that is named apart lies at its own root, at its own revision
@@ -304,58 +283,17 @@ class SentenceBert(nn.Module):
         """
         with tqdm(total=len(tokens), desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
             if dropout_seed is None:
-                return self._encode_tokens(tokens, batch_size, progress, share=share)
+                return embed_tokens(self, tokens, batch_size, progress, share=share)
             before = random_state(self.device)
             try:
-                return self._encode_tokens(tokens, batch_size, progress, dropout_seed, share)
+                return embed_tokens(self, tokens, batch_size, progress, dropout_seed, share)
             finally:  # what others draw next must not depend on this
                 set_random_state(before, self.device)
 
-    def _encode_tokens(
-        self,
-        tokens: Tokens,
-        batch_size: int,
-        progress: tqdm,
-        dropout_seed: int | None = None,
-        share: tuple[int, int] = (0, 1),
-    ) -> Tensor:
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        out = torch.zeros(len(tokens), self.embedding_dim, dtype=torch.float32)
-        order = np.argsort(-tokens.lengths, kind="stable")
-        rows = tokens.split()
-        finished: list[tuple[NDArray[np.int64], Tensor]] = []
-        device = self.device
-        first, step = share
-        number = -1
-        was_training = self.training
-        self.train(dropout_seed is not None)
-        try:
-            for number, batch in enumerate(_batches(order, tokens.lengths, self._tokens_in_a_batch(batch_size))):
-                if number % step != first:
-                    progress.update(len(batch))
-                    continue
-                if dropout_seed is not None:
-                    torch.manual_seed(dropout_seed + number)  # the same whoever embeds the other batches
-                input_ids = torch.from_numpy(np.concatenate([rows[i] for i in batch])).long()
-                lengths = torch.from_numpy(tokens.lengths[batch])
-                longest = int(lengths[0])
-                finished.append((batch, self(_send(input_ids, device), _send(lengths, device), longest)))
-                if sum(len(done) for done, _ in finished) >= _FETCHED_TEXTS:
-                    _fetch(finished, out)
-                progress.update(len(batch))
-            _fetch(finished, out)
-            if number % step < first:
-                # a model that is sharded over ranks runs on all of them or on none: one token, for nothing
-                one = torch.ones(1, dtype=torch.int64, device=self.device)
-                self(one, one, 1)
-        finally:
-            self.train(was_training)
-        return out
-
-    def _tokens_in_a_batch(self, batch_size: int) -> int:
-        tokens = batch_size * _TYPICAL_LENGTH
-        return int(tokens * ROOM) if is_packed(self.backbone) and self.graphs.serve(self.device) else tokens
+    @property
+    def token_share(self) -> float:
+        """Share of a batch's tokens that texts may take; CUDA graphs fill the rest up."""
+        return ROOM if is_packed(self.backbone) and self.graphs.serve(self.device) else 1.0
 
     def encode(
         self,
@@ -407,19 +345,10 @@ class SentenceBert(nn.Module):
     def _embed(self, texts: list[str], batch_size: int, show: bool | None = None, prompt: str | None = None) -> Tensor:
         """Embed each distinct text once; (N, D) float32 on the CPU."""
         row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        distinct = list(row)
         if show is None:
             show = len(row) > batch_size and is_watched()
-        on_cpu = self.device.type == "cpu"
-        pieces = _pieces(distinct, _TOKENIZED_TEXTS if on_cpu else _FIRST_TOKENIZED_TEXTS)
-        tokenized = (tokenize(self.tokenizer, self.prepare(piece, prompt), self.max_length) for piece in pieces)
-        out = torch.empty(len(distinct), self.embedding_dim)
-        start = 0
-        with tqdm(total=len(distinct), desc="Encoding", unit="text", disable=not show) as progress:
-            # on a CPU, tokenising ahead would take the cores from the model
-            for part in tokenized if on_cpu else prefetch(tokenized):
-                out[start : start + len(part)] = self._encode_tokens(part, batch_size, progress)
-                start += len(part)
+        with tqdm(total=len(row), desc="Encoding", unit="text", disable=not show) as progress:
+            out = embed_texts(self, list(row), batch_size, progress, prompt)
         return out if len(row) == len(texts) else out[[row[text] for text in texts]]
 
     def similarity(self, a: Sequence[str] | ArrayLike | Tensor, b: Sequence[str] | ArrayLike | Tensor) -> Tensor:
@@ -536,130 +465,6 @@ class SentenceBert(nn.Module):
         return torch.as_tensor(np.asarray(texts_or_embeddings, dtype=np.float32))
 
 
-def load_backbone(
-    name: str,
-    subfolder: str = "",
-    *,
-    config_name: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    dtype: str | torch.dtype | None = None,
-    attn_implementation: str | None = None,
-    dropout: float | None = None,
-    needs_pooler: bool = False,
-) -> PreTrainedModel:
-    """Load a transformers encoder, and insist on its weights.
-
-    Args:
-        name: folder or hub id.
-        subfolder: of it.
-        config_name: folder or hub id of another configuration.
-        revision: of the hub repository.
-        trust_remote_code: whether code from the checkpoint may run.
-        dtype: of the weights; None: as stored.
-        attn_implementation: transformers' name of an attention implementation.
-        dropout: rate of hidden and attention dropout; None: what the configuration says.
-        needs_pooler: whether the dense layer over the first token has to be there, and trained.
-
-    Returns:
-        The encoder, without any head.
-
-    Raises:
-        CheckpointError: if it cannot be loaded, or weights are missing from it.
-        UserError: if the dropout is out of range, or the configuration has none.
-    """
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(config_name or name, subfolder="" if config_name else subfolder, **hub)
-        if config.is_encoder_decoder:
-            raise CheckpointError(f"{name} is an encoder-decoder; cosent trains encoders")
-        if dropout is not None:
-            _set_dropout(config, dropout, name)
-        backbone, info = AutoModel.from_pretrained(
-            name,
-            subfolder=subfolder,
-            config=config,
-            dtype=dtype or "auto",
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-            **hub,
-        )
-    except UserError:
-        raise
-    except SafetensorError as error:
-        raise CheckpointError(f"the weights of {name} are damaged, perhaps cut short: {error}") from error
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise CheckpointError(f"{name} cannot be loaded: {error}") from error
-    missing = sorted(key for key in info["missing_keys"] if needs_pooler or not key.startswith("pooler."))
-    if missing:
-        raise CheckpointError(
-            f"{name} lacks {len(missing)} weights of its encoder ({', '.join(missing[:3])}, ...), which would be "
-            "random. Is it a checkpoint of another architecture, or, if these are the pooler's, one without a pooler?"
-        )
-    if needs_pooler and isinstance(getattr(backbone, "pooler", None), (nn.Linear, type(None))):
-        # ALBERT's is a bare linear map, without the activation
-        raise CheckpointError(f"{name} has no pooler module of BERT's kind; use another pooling_mode, cls perhaps")
-    return backbone
-
-
-def _set_dropout(config: PretrainedConfig, rate: float, name: str) -> None:
-    if not 0 <= rate < 1:
-        raise UserError(f"dropout must be at least 0 and below 1, got {rate}")
-    known = [key for key in _DROPOUT_KEYS if hasattr(config, key)]
-    if not known:
-        raise UserError(f"the configuration of {name} knows no dropout; leave it out")
-    for key in known:
-        setattr(config, key, rate)
-
-
-def _pieces(texts: list[str], size: int) -> Iterator[list[str]]:
-    """Cut texts into pieces, each of twice as many as the one before."""
-    start = 0
-    while start < len(texts):
-        yield texts[start : start + size]
-        start, size = start + size, min(2 * size, _TOKENIZED_TEXTS)
-
-
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the CPU to a device; a GPU's copy is not waited for."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Cut an order of texts into batches of so many tokens at most, but at least one text."""
-    ends = np.cumsum(lengths[order])
-    start = 0
-    while start < len(order):
-        before = ends[start - 1] if start else 0
-        end = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
-        yield order[start:end]
-        start = end
-
-
-def _fetch(finished: list[tuple[NDArray[np.int64], Tensor]], out: Tensor) -> None:
-    """Bring embeddings to the CPU, many at a time: each time waits for the device."""
-    if finished:
-        rows = np.concatenate([batch for batch, _ in finished])
-        out[rows] = torch.cat([embeddings for _, embeddings in finished]).float().cpu()
-        finished.clear()
-
-
-def _shall_pack(backbone: PreTrainedModel, packing: Packing, attn_implementation: str | None, name: str) -> bool:
-    if packing not in get_args(Packing):
-        raise UserError(f"packing must be one of {', '.join(get_args(Packing))}, got {packing!r}")
-    if packing == "off" or (packing == "auto" and attn_implementation is not None):
-        return False
-    if packing == "on" and attn_implementation is not None:
-        raise UserError(f"packing brings its own attention: leave out attn_implementation={attn_implementation!r}")
-    if can_pack(backbone):
-        return True
-    what = f"{name} ({backbone.config.model_type}) is not known to run without padding"
-    if packing == "on":
-        raise UserError(f"{what}; use packing='auto'")
-    logger.info("%s: texts of similar length are padded to the same length instead", what)
-    return False
-
-
 def _check_graphs(mode: CudaGraphs, model: SentenceBert) -> None:
     if mode not in get_args(CudaGraphs):
         raise UserError(f"cuda_graphs must be one of {', '.join(get_args(CudaGraphs))}, got {mode!r}")
@@ -685,12 +490,6 @@ def _check_length(asked: int | None, stored: int | None, tokenizer: Any, backbon
     if asked is not None and not tokenizer.num_special_tokens_to_add() < asked <= limits[1]:
         raise UserError(f"max_length must leave room for a token and be at most {limits[1]}, got {asked}")
     return asked or int(min(stored or limits[0], limits[1]))
-
-
-def position_limit(backbone: PreTrainedModel) -> int:
-    """How many tokens a text can have at most for the backbone's position embeddings; 2**31 - 1 without a limit."""
-    limit = getattr(backbone.config, "max_position_embeddings", None)
-    return limit - position_offset(backbone) if limit else 2**31 - 1
 
 
 def _check_texts(sentences: Sequence[str]) -> list[str]:

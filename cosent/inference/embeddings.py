@@ -31,9 +31,9 @@ from cosent.data.readers import ExampleReader
 from cosent.data.rows import GZIP_ERRORS, open_rows
 from cosent.distributed import gather_numbers, num_ranks, on_first_rank, rank
 from cosent.errors import DataError, UserError
-from cosent.modeling import SentenceBert
+from cosent.model.encoder import SentenceBert
+from cosent.model.tokens import Tokens, tokenize, tokenizer_digest
 from cosent.prefetch import prefetch
-from cosent.tokens import Tokens, tokenize, tokenizer_digest
 
 logger = logging.getLogger(__name__)
 

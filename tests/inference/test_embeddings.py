@@ -12,9 +12,10 @@ import torch
 from pyarrow import parquet
 from torch.testing import assert_close
 
-from cosent import DataError, SentenceBert, UserError, encoding
+from cosent import DataError, SentenceBert, UserError
 from cosent.data.rows import open_rows
-from cosent.encoding import EncodingOptions, encode_file
+from cosent.inference import embeddings as encoding
+from cosent.inference.embeddings import EncodingOptions, encode_file
 
 # chunks of four rows: [refund x2 ...], [... refund], [only repeats], [a repeat and a new one]
 TEXTS = ["refund", "refund", "你好，世界", "How do I reset my password?"]

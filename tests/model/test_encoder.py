@@ -6,9 +6,9 @@ from torch import nn
 
 from cosent import CheckpointError, SentenceBert, UserError
 from cosent.calibration import Platt
-from cosent.checkpoint import Decision
-from cosent.modeling import position_limit
-from cosent.tokens import tokenize
+from cosent.model.checkpoint import Decision
+from cosent.model.backbone import position_limit
+from cosent.model.tokens import tokenize
 
 TEXTS = ["How do I reset my password?", "我要退款", "a", "refund " * 40, "我要退款"]
 SAME = {"rtol": 1e-5, "atol": 1e-5}  # float32, batched differently
@@ -87,8 +87,8 @@ def test_batches_hold_a_number_of_tokens(model, monkeypatch):
 
 def test_texts_are_tokenised_and_fetched_in_pieces(model, monkeypatch):
     expected = model.encode(TEXTS)
-    monkeypatch.setattr("cosent.modeling._TOKENIZED_TEXTS", 2)
-    monkeypatch.setattr("cosent.modeling._FETCHED_TEXTS", 1)
+    monkeypatch.setattr("cosent.model.embedding._TOKENIZED_TEXTS", 2)
+    monkeypatch.setattr("cosent.model.embedding._FETCHED_TEXTS", 1)
     assert_allclose(model.encode(TEXTS, batch_size=1), expected, **SAME)
 
 

@@ -4,13 +4,13 @@ import json
 import numpy as np
 import pytest
 
-from cosent import scoring
 from cosent.calibration import Platt
-from cosent.checkpoint import Decision
 from cosent.data.layouts import Columns
 from cosent.data.readers import ExampleReader
 from cosent.errors import DataError, UserError
-from cosent.scoring import ScoredRow, score_file, write_scored
+from cosent.inference import predictions as scoring
+from cosent.inference.predictions import ScoredRow, score_file, write_scored
+from cosent.model.checkpoint import Decision
 
 UNLABELLED = Columns("pairs", needs_label=False)
 

@@ -10,7 +10,7 @@ from transformers import AlbertConfig, AlbertModel
 
 from cosent import CheckpointError, SentenceBert
 from cosent.calibration import Isotonic, Platt
-from cosent.checkpoint import Decision, read_settings
+from cosent.model.checkpoint import Decision, read_settings
 
 TEXTS = ["How do I reset my password?", "我要退款", "a", "refund " * 100]
 SAME = {"rtol": 1e-5, "atol": 1e-5}  # float32, batched differently
