@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Test and measure cosent on a GPU, in at most six minutes. Paths are relative to the repository's folder.
 #     DATA=folder bash benchmarks/gpu.sh [OUT]
-# DATA holds lcqmc/dev.tsv and stsb_en/train.tsv (text, text, label, tab-separated, without a header); sample data stands
-# in for what is missing. OUT (output/gpu) gets gpu.md, gpu.json and two logs. GPU_FLAGS are more flags of gpu.py, split
-# at spaces; GPU_TESTS is where to look for tests. Nothing is installed: packages may come by PYTHONPATH.
+# DATA holds lcqmc/dev.tsv and stsb_en/train.tsv (text, text, label; tab-separated, no header); bundled samples replace
+# missing files. The script writes gpu.md, gpu.json and two logs to OUT (default: output/gpu). GPU_FLAGS holds further
+# flags for gpu.py, separated by spaces; GPU_TESTS holds the paths of the tests (default: tests/). The script installs
+# nothing; set PYTHONPATH if the packages are elsewhere.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,8 +20,8 @@ fi
 mkdir -p "$out"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1
 
-# pyproject.toml says -q already, and a second one would leave out the result; no plugin is needed, and a module that
-# cannot be imported here keeps none of the others from their turn
+# No -q: pyproject.toml sets it, and a second one would hide the summary line. Tests run even if a test module cannot be
+# imported on this machine.
 timeout --kill-after=5 $TESTS_LIMIT "$python" -m pytest -m cuda -p no:cacheprovider \
     --continue-on-collection-errors ${GPU_TESTS:-tests/} 2>&1 | tee "$out/pytest.log"
 status=${PIPESTATUS[0]}
@@ -32,7 +33,7 @@ elif [ "$status" -ne 0 ]; then
 fi
 
 left=$((LIMIT - SECONDS))
-# GPU_FLAGS are several words
+# GPU_FLAGS is split into words on purpose
 # shellcheck disable=SC2086
 timeout --kill-after=5 $left "$python" benchmarks/gpu.py --out "$out" --data "${DATA:-}" --tests "$tests" \
     --seconds $((left - 20 < BUDGET ? left - 20 : BUDGET)) ${GPU_FLAGS:-} 2>&1 | tee "$out/gpu.log"

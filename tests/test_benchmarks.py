@@ -5,8 +5,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.conftest import ROOT
 
@@ -215,10 +217,10 @@ def one_thread() -> dict[str, str]:
 
 @pytest.fixture
 def gpu(measuring, monkeypatch):
-    """The module, imported as its command imports it."""
+    """Imports a module of the GPU benchmark, as its command does."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
-    yield importlib.import_module("gpu")
+    yield importlib.import_module
     for name in set(sys.modules) - before:
         if getattr(sys.modules[name], "__file__", None) and Path(sys.modules[name].__file__).parent == BENCHMARKS:
             del sys.modules[name]
@@ -227,9 +229,9 @@ def gpu(measuring, monkeypatch):
 @pytest.mark.slow
 def test_gpu_measures_every_row(tmp_path: Path):
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", str(tmp_path), *TINY_GPU.split()]
-    subprocess.run(command, check=True, env=one_thread())
-    content = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
-    rows = content["rows"]
+    subprocess.run(command, check=True, env=one_thread() | {"HF_HOME": str(tmp_path / "cache")})
+    assert not (tmp_path / "cache").exists()  # it keeps nothing but its page
+    rows = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"]
     assert [row["status"] for row in rows] == ["measured"] * 21
     assert rows[0]["name"] == ["tiny for macbert-large, sample data/zh/train.txt", "cosent, graphs auto"]
     trained = [row["figures"] for row in rows if row["table"] in ("Training", "Large batches")]
@@ -252,7 +254,7 @@ def test_gpu_measures_every_row(tmp_path: Path):
 
 @pytest.mark.slow
 def test_gpu_sh_runs_to_the_end_though_rows_fail_and_no_test_is_selected(tmp_path: Path):
-    flags = {"GPU_TESTS": "tests/test_pooling.py", "GPU_FLAGS": f"{TINY_GPU} --graphs auto on --only Encoding"}
+    flags = {"GPU_TESTS": "tests/test_similarity.py", "GPU_FLAGS": f"{TINY_GPU} --graphs auto on --only Encoding"}
     command = ["bash", str(BENCHMARKS / "gpu.sh"), str(tmp_path / "out")]
     done = subprocess.run(command, env=one_thread() | flags, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -278,43 +280,69 @@ def test_gpu_page_has_what_is_known_when_the_run_is_killed(gpu, tmp_path: Path):
         raise ValueError("a | b\nand more")
 
     steps = {"pairs_per_second": 100.0, "step_ms": 10.0, "timed_steps": 3, "untimed_seconds": 1.0, "restarts": 0}
+    page, rows = gpu("gpu_page"), gpu("gpu_rows")
     wanted = [
-        gpu.Measurement("Training", ("bert", "cosent"), lambda: {**steps, "pairs_per_second": 250.0}, 1),
-        gpu.Measurement("Training", ("bert", gpu.PEER), lambda: dict(steps), 1),
-        gpu.Measurement("Training", ("bert", "fails"), failing, 1),
-        gpu.Measurement("Training", ("bert", "long"), lambda: dict(steps), 1000),
-        gpu.Measurement("Training", ("bert", "killed"), killed, 1),
-        gpu.Measurement("Training", ("bert", "never"), lambda: dict(steps), 1),
+        page.Row("Training", ("bert", "cosent"), lambda: {**steps, "pairs_per_second": 250.0}, 1),
+        page.Row("Training", ("bert", page.PEER_STEP), lambda: dict(steps), 1),
+        page.Row("Training", ("bert", "fails"), failing, 1),
+        page.Row("Training", ("bert", "long"), lambda: dict(steps), 1000),
+        page.Row("Training", ("bert", "killed"), killed, 1),
+        page.Row("Training", ("bert", "never"), lambda: dict(steps), 1),
     ]
-    page = gpu.Page(tmp_path, gpu.torch.device("cpu"), {"versions": "of torch 2"})
+    written = page.Page(tmp_path, torch.device("cpu"), {"versions": "of torch 2"}, wanted)
     with pytest.raises(KeyboardInterrupt):
-        gpu.measure_all(wanted, page, lambda seconds: seconds < 100)
+        rows.measure(written, lambda seconds: seconds < 100)
     text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
     assert "FAILED: ValueError: a \\| b" in text and "and more" not in text
-    _, rows = table_of(text.replace("\\|", "/"))
-    assert [row[2] for row in rows] == [
-        "250", "100", "FAILED: ValueError: a / b", gpu.NO_TIME, gpu.NOT_REACHED, gpu.NOT_REACHED
+    _, lines = table_of(text.replace("\\|", "/"))
+    assert [line[2] for line in lines] == [
+        "250", "100", "FAILED: ValueError: a / b", page.NO_TIME, page.NOT_REACHED, page.NOT_REACHED
     ]  # fmt: skip
-    assert [row[-1] for row in rows] == ["2.50", "1.00", "", "", "", ""]  # times theirs
+    assert [line[-1] for line in lines] == ["2.50", "1.00", "", "", "", ""]  # times theirs
     assert len(json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"]) == 6
 
 
 def test_gpu_times_steady_steps_and_begins_afresh_after_a_long_one(gpu, monkeypatch):
     now = 0.0
-    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now)
-    clock = gpu.Stopwatch(gpu.torch.device("cpu"), gpu.Plan(untimed=40, untimed_seconds=0, steps=4, seconds=0.3))
+    speed = gpu("gpu_speed")
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now)
+    clock = speed.Stopwatch(
+        torch.device("cpu"), batch=8, untimed=40, untimed_seconds=0, steps=4, seconds=0.3, max_seconds=30
+    )
     # ten are not timed, until the last five took as long as the five before; then a long one makes three in vain
     taken = [2.0, 1.0, *[0.1] * 8, 0.1, 0.1, 1.5, *[0.1] * 4]
-    ended = []
-    for seconds in taken:
+    num_steps = 0
+    for _, seconds in zip(clock, taken, strict=False):
         now += seconds
-        ended.append(clock.tick())
-    assert ended == [False] * (len(taken) - 1) + [True]
-    figures = clock.figures(batch=8)
+        num_steps += 1
+    assert num_steps == len(taken)
+    figures = clock.figures
     assert (figures["untimed_steps"], figures["timed_steps"], figures["restarts"]) == (10, 4, 1)
     assert figures["step_ms"] == pytest.approx(100) and figures["pairs_per_second"] == pytest.approx(80)
 
 
+def test_gpu_times_the_only_step_that_is_left_at_the_time_limit(gpu, monkeypatch):
+    now = 0.0
+    speed = gpu("gpu_speed")
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now)
+    clock = speed.Stopwatch(
+        torch.device("cpu"), batch=8, untimed=1, untimed_seconds=0, steps=9, seconds=0.3, max_seconds=3
+    )
+    for _, seconds in zip(clock, [0.5, 0.5, 2.4, 0.5], strict=False):  # the third makes timing restart
+        now += seconds
+    assert (clock.figures["timed_steps"], clock.figures["restarts"]) == (1, 1)
+    assert clock.figures["step_ms"] == pytest.approx(500)
+
+
 def test_gpu_counts_overlapping_kernels_once(gpu):
-    assert gpu.covered([]) == 0
-    assert gpu.covered([(5, 7), (0, 2), (1, 3), (6, 6.5)]) == 5
+    covered = gpu("gpu_profile").covered
+    assert covered([]) == 0
+    assert covered([(5, 7), (0, 2), (1, 3), (6, 6.5)]) == 5
+
+
+@pytest.mark.parametrize("marked", [{}, {"is_user_annotation": None}])
+def test_gpu_tells_named_ranges_from_kernels_whatever_the_version_of_torch(gpu, marked):
+    is_annotation = gpu("gpu_profile").is_annotation
+    names = ["Optimizer.step#AdamW.step", "void kernel<float>(int)", "ProfilerStep#3", "nvjet_tst_128x128"]
+    assert [is_annotation(SimpleNamespace(name=name, **marked)) for name in names] == [True, False, True, False]
+    assert is_annotation(SimpleNamespace(name="named by somebody", is_user_annotation=True))

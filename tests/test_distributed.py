@@ -8,8 +8,8 @@ from torch import distributed, multiprocessing
 from torch.testing import assert_close
 
 from cosent import distributed as ranks
+from cosent.batch import NO_TEXT
 from cosent.errors import UserError
-from cosent.losses.shapes import NO_TEXT
 
 SHAPES = [(3, 2), (2, 4), (1, 0)]  # columns and examples of three ranks, the last one without any
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from cosent.batch import NO_TEXT, TokenBatch
 from cosent.data.datasets import ExampleTokens
-from cosent.losses.shapes import NO_TEXT
 
 
 class TokenBatchCollator:
@@ -38,16 +37,14 @@ class TokenBatchCollator:
         self.label_dtype = label_dtype
         self.groups = groups
 
-    def __call__(self, examples: ExampleTokens) -> dict[str, Any]:
+    def __call__(self, examples: ExampleTokens) -> TokenBatch:
         """Make a batch.
 
         Args:
             examples: B of them; B may be 0.
 
         Returns:
-            "input_ids" (T,) int64, "lengths" int64, one for each of the N texts that is not missing, "max_length" of
-            them, "host_lengths", the same in numpy, which stays on the CPU, "text_ids" (N,) int64, "num_columns" K and,
-            of labelled data, "labels" (B,); with groups also "group_ids" (N,) int64.
+            The batch.
         """
         num_examples = len(examples.num_texts)
         columns = int(examples.num_texts.max(initial=1))
@@ -61,11 +58,11 @@ class TokenBatchCollator:
         texts = np.tile(np.argsort(place), self.num_views)  # where the batch's texts are among the examples'
         token_starts = np.cumsum(examples.lengths) - examples.lengths
         lengths = examples.lengths[texts]
-        batch: dict[str, Tensor | NDArray[Any] | int] = {
+        batch: TokenBatch = {
             "input_ids": torch.from_numpy(examples.input_ids[_ranges(token_starts[texts], lengths)]).long(),
             "lengths": torch.from_numpy(lengths).long(),
             "max_length": int(lengths.max(initial=0)),
-            "host_lengths": lengths,  # asking a GPU for them would wait for what it is doing
+            "host_lengths": lengths,
             "text_ids": torch.from_numpy(text_ids),
             "num_columns": columns * self.num_views,
         }

@@ -10,7 +10,7 @@ from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -20,7 +20,8 @@ from datasets import List as ListOf
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from cosent.data.layouts import Columns, DataFormat, Example
+from cosent.data.formats import FORMATS, DataFormat, Example
+from cosent.data.layouts import Columns
 from cosent.data.positives import PositiveGroups, is_match, matching_pairs
 from cosent.data.readers import ExampleReader, OnBadRows, ReadReport
 from cosent.errors import DataError
@@ -82,7 +83,7 @@ class Records:
         Raises:
             DataError: if labels do not say what matches, or nothing does.
         """
-        if self.data_format != "pairs":
+        if FORMATS[self.data_format].label is not float:
             raise DataError(f"{self.report.path} holds {self.data_format}; pairs become triplets")
         matches = is_match(self.labels, positive_label_min)
         if matches is None:
@@ -117,7 +118,8 @@ class Records:
         if "label" in self.rows.column_names:
             lowest, highest = compute.min_max(self.rows.with_format("arrow")["label"][:]).as_py().values()
             if lowest == highest:
-                value = f"label is {lowest:g}" if self.data_format == "pairs" else f"text is of class {lowest!r}"
+                is_score = FORMATS[self.data_format].label is float
+                value = f"label is {lowest:g}" if is_score else f"text is of class {lowest!r}"
                 raise DataError(f"{self.report.path}: every {value}; there is nothing to tell apart")
         return TextDataset(self, _tokenize(self, model))
 
@@ -273,7 +275,7 @@ class _MappedNumbers:
 def read_records(
     path: str | Path,
     *,
-    data_format: DataFormat | Literal["auto"] = "auto",
+    data_format: DataFormat = "auto",
     text_columns: tuple[str, ...] | None = None,
     label_column: str | None = None,
     on_bad_rows: OnBadRows = "error",
@@ -367,7 +369,7 @@ def _tokenize(records: Records, model: SentenceBert) -> Dataset:
         return pa.table(columns | ({"labels": _label_ids(rows["label"])} if "label" in rows else {}))
 
     features = {"input_ids": ListOf(Value("int32")), "lengths": ListOf(Value("int32")), "text_ids": ListOf(_INT64)}
-    label = {"pairs": Value("float64"), "classes": _INT64}.get(records.data_format)
+    label = {float: Value("float64"), str: _INT64, None: None}[FORMATS[records.data_format].label]
     # named by what the tokens depend on: the default name would hash the model's weights too
     depends_on = repr((records.digest, tokenizer_digest(model.tokenizer), limit, model.prepare(["Aa"])))
     return records.rows.map(

@@ -13,62 +13,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
+from cosent.data.formats import FORMATS, NO_LABEL, DataFormat, Example, Format, to_score, to_text
 from cosent.data.rows import Row
 
-DataFormat = Literal["pairs", "sentences", "triplets", "classes"]
-
-PAIR_COLUMNS = (
-    ("query1", "query2"),
-    ("sentence1", "sentence2"),
-    ("text1", "text2"),
-    ("text_1", "text_2"),
-    ("sentence_1", "sentence_2"),
-    ("text_a", "text_b"),
-    ("sentence_a", "sentence_b"),
-    ("question1", "question2"),
-    ("q1", "q2"),
-    ("source", "target"),
-    ("query", "title"),
-)
-SCORE_COLUMNS = ("label", "labels", "score", "similarity", "similarity_score", "is_duplicate", "relatedness_score")
-TRIPLET_COLUMNS = (
-    ("anchor", "positive"),
-    ("query", "positive"),
-    ("query", "pos"),
-    ("query", "title"),
-    ("query", "answer"),
-    ("anchor", "positives"),
-    ("query", "positives"),
-)
-TEXT_COLUMNS = ("text", "sentence", "query", "question", "content", "utterance")
-CLASS_COLUMNS = ("label", "labels", "category", "class", "intent", "topic")
+_LIKELIEST = next(iter(FORMATS))  # what names say that fit several formats
 
 _NEGATIVE = re.compile(r"neg(ative)?s?(_?title)?_?\d*")
 _ID = re.compile(r"(.*_)?(id|idx|index|guid|uid|qid)\d*")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
-_WANTED = {
-    "pairs": "the two texts and the label",
-    "sentences": "the texts",
-    "triplets": "the anchor and the positive",
-    "classes": "the text and the class",
-}
 _FOR_EVAL = " (--eval_text_columns and --eval_label_column for eval and test data)"
 _ENOUGH_ROWS = 8  # to tell whether values come again
-_TEXTS_OF = {"pairs": (2, 2), "classes": (1, 1), "triplets": (2, math.inf), "sentences": (1, math.inf)}
-
-
-class Example(NamedTuple):
-    """K texts and at most one label. A tuple, as it is made twice as fast as a frozen dataclass.
-
-    Attributes:
-        texts: a pair's two; a sentence; an anchor, its positive and its hard negatives, if any.
-        label: a pair's score, or the name of a text's class.
-    """
-
-    texts: tuple[str, ...]
-    label: float | str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,28 +67,18 @@ class Layout:
             raise ValueError(row)
         if self._plain_pair is not None and isinstance(row, list) and self.width <= len(row) <= self.max_width:
             first, second, score = self._plain_pair(row)
-            return [Example((_to_text(first, "first text"), _to_text(second, "second text")), _to_score(score))]
+            return [Example((to_text(first, "first text"), to_text(second, "second text")), to_score(score))]
         values, label = self._list_fields(row) if isinstance(row, list) else self._named_fields(row)
-        if self.data_format == "pairs":
-            texts = _to_texts(values, ["first text", "second text"])
-            has_label = self.needs_label or label is not None and str(label).strip() != ""
-            return [Example(texts, _to_score(label) if has_label else None)]
-        if self.data_format == "classes":
-            return [Example(_to_texts(values, ["text"]), _to_class(label))]
-        if self.data_format == "sentences":
-            return [Example(_to_texts([value], ["text"])) for value in values]
-        anchor, positive, *negatives = values
-        negatives = [text for value in negatives for text in _listed(value) if text not in ("", None)]
-        names = ["anchor", "positive", *(f"negative {i}" for i, _ in enumerate(negatives, start=1))]
-        if not _listed(positive):
-            raise ValueError("there is no positive")
-        return [Example(_to_texts([anchor, text, *negatives], names)) for text in _listed(positive)]
+        if not self.needs_label and (label is None or not str(label).strip()):
+            label = NO_LABEL
+        return FORMATS[self.data_format].examples(values, label)
 
     @cached_property
     def _plain_pair(self) -> Callable[[list[str]], tuple[str, str, str]] | None:
         """Picks the fields of a pair without names, by far the most frequent kind of row in files of millions."""
         places = [*self.texts, self.label]
-        is_plain = self.data_format == "pairs" and len(places) == 3 and all(isinstance(p, int) for p in places)
+        is_pair = FORMATS[self.data_format].label is float and len(places) == 3
+        is_plain = is_pair and all(isinstance(place, int) for place in places)
         is_plain = is_plain and self.needs_label
         return itemgetter(*places) if is_plain else None
 
@@ -167,15 +113,15 @@ class Columns:
         needs_label: whether pairs without a label are no pairs; if not, further columns are not looked at.
     """
 
-    data_format: DataFormat | Literal["auto"] = "auto"
+    data_format: DataFormat = "auto"
     texts: tuple[str, ...] | None = None
     label: str | None = None
     likely: DataFormat | None = None
     needs_label: bool = True
 
     def __post_init__(self) -> None:
-        if self.data_format not in ("auto", *_TEXTS_OF):
-            raise ValueError(f"data_format must be auto or one of {', '.join(_TEXTS_OF)}, got {self.data_format!r}")
+        if self.data_format not in ("auto", *FORMATS):
+            raise ValueError(f"data_format must be auto or one of {', '.join(FORMATS)}, got {self.data_format!r}")
 
     def find(self, rows: Sequence[Row]) -> Layout | None:
         """Find out how a file is laid out.
@@ -197,7 +143,7 @@ class Columns:
 
     def not_found(self, names: Sequence[str]) -> str:
         """Say that a row's names are not those that are looked for."""
-        wanted = _WANTED.get(self.data_format, "texts and labels")
+        wanted = FORMATS[self.data_format].wanted if self.data_format in FORMATS else "texts and labels"
         lacking = [name for name in self._declared if name not in names]
         problem = (
             f"has no column {', '.join(map(repr, lacking))} but {', '.join(map(repr, names))}"
@@ -215,43 +161,36 @@ class Columns:
         if not all(name in names for name in self._declared):
             return None
         known = {_plain(name): name for name in names}
-        formats: tuple[DataFormat, ...] = ("pairs", "triplets", "classes", "sentences")
-        for data_format in formats if self.data_format == "auto" else (self.data_format,):
-            texts, labels = self._names(data_format, known)
-            found = [*texts, *labels]
-            if texts and (labels or data_format in ("triplets", "sentences") or not self.needs_label):
-                any_negatives = data_format == "triplets" and self.texts is None
+        for data_format in FORMATS if self.data_format == "auto" else (self.data_format,):
+            kind = FORMATS[data_format]
+            texts, labels = self._names(kind, known)
+            if texts and (labels or kind.label is None or not self.needs_label):
+                any_negatives = kind.any_negatives and self.texts is None
                 # two declared texts may still be a pair whose label nobody named
-                doubtful = self.texts is None or data_format == "triplets" and len(self.texts) == 2
-                if self.data_format == "auto" and data_format != "pairs" and doubtful:
-                    self._check_left_over(data_format, found, names)
+                doubtful = self.texts is None or kind.any_negatives and len(self.texts) == 2
+                if self.data_format == "auto" and data_format != _LIKELIEST and doubtful:
+                    self._check_left_over(data_format, [*texts, *labels], names)
                 label = labels[0] if labels else None
                 return Layout(data_format, texts, label, any_negatives, needs_label=self.needs_label)
         return None
 
-    def _names(self, data_format: DataFormat, known: dict[str, str]) -> tuple[list[str], list[str]]:
+    def _names(self, kind: Format, known: dict[str, str]) -> tuple[list[str], list[str]]:
         """The names of the texts and of the label that a format would have; empty where there are none."""
-        pair, triplet = _first(PAIR_COLUMNS, known), _first(TRIPLET_COLUMNS, known)
-        single = _first([(name,) for name in TEXT_COLUMNS], known)
-        texts = {"pairs": pair, "triplets": triplet or pair, "classes": single, "sentences": pair or triplet or single}
-        labels = {
-            "pairs": _first([(name,) for name in SCORE_COLUMNS], known),
-            "classes": _first([(name,) for name in CLASS_COLUMNS], known),
-        }
-        chosen = list(self.texts) if self.texts is not None else texts[data_format]
-        if not _fits(data_format, len(chosen)) or data_format == "triplets" and self.label is not None:
+        chosen = list(self.texts) if self.texts is not None else _first(kind.text_columns, known)
+        if not kind.fits(len(chosen)) or kind.any_negatives and self.label is not None:
             return [], []
-        declared = [self.label] if self.label is not None and data_format in labels else []
-        return chosen, declared or labels.get(data_format, [])
+        declared = [self.label] if self.label is not None and kind.label is not None else []
+        return chosen, declared or _first([(name,) for name in kind.label_columns], known)
 
     def _check_left_over(self, data_format: DataFormat, found: list[str], names: list[str]) -> None:
         """Refuse to guess where a column is left over that may be a label or another text."""
         may_be = [name for name in names if name not in found and not _ID.fullmatch(_plain(name))]
-        left = [name for name in may_be if data_format != "triplets" or not _NEGATIVE.fullmatch(_plain(name))]
-        if left:
+        if FORMATS[data_format].any_negatives:
+            may_be = [name for name in may_be if not _NEGATIVE.fullmatch(_plain(name))]
+        if may_be:
             raise ValueError(
                 f"has the columns {', '.join(map(repr, names))}: could be {data_format}, were it not for "
-                f"{', '.join(map(repr, left))}. Say what it is with --data_format {data_format} (--eval_data_format "
+                f"{', '.join(map(repr, may_be))}. Say what it is with --data_format {data_format} (--eval_data_format "
                 "for eval data), or name the columns with --text_columns and --label_column"
             )
 
@@ -270,15 +209,15 @@ class Columns:
         texts = [int(name) for name in self.texts] if self.texts is not None else None
         data_format = self.data_format
         if data_format == "auto":
-            single: DataFormat = "sentences" if self.label is None else "classes"
+            single = "sentences" if self.label is None else "classes"
             data_format = "pairs" if texts is None or len(texts) == 2 else "triplets" if len(texts) > 2 else single
-        texts = texts or ([0, 1] if data_format in ("pairs", "triplets") else [0])
-        if not _fits(data_format, len(texts)):
+        kind = FORMATS[data_format]
+        texts = texts or list(kind.text_places or (0,))
+        if not kind.fits(len(texts)):
             raise ValueError(f"{data_format} do not have {len(texts)} text columns; see --text_columns")
-        default = {"pairs": 2, "classes": 1}.get(data_format) if self.needs_label else None
-        takes_label = data_format in ("pairs", "classes")
-        label = int(self.label) if self.label is not None and takes_label else default
-        needed = texts[:2] if data_format == "triplets" else texts
+        default = kind.label_place if self.needs_label else None
+        label = int(self.label) if self.label is not None and kind.label is not None else default
+        needed = texts[: kind.least_texts] if kind.any_negatives else texts
         width = max([*needed, *([] if label is None else [label])]) + 1
         return Layout(data_format, texts, label, width=width, needs_label=self.needs_label)
 
@@ -287,25 +226,30 @@ class Columns:
         counts = Counter(map(len, rows))
         width = max(counts, key=lambda number: (counts[number], number))
         # the first row may be a header of unknown names: it is not asked
-        body = [row for row in rows[1:] if len(row) == width] or [row for row in rows if len(row) == width]
-        numbers = [column for column in range(width) if _are_numbers(row[column] for row in body)]
+        whole = [row for row in rows if len(row) == width]
+        body = [row for row in rows[1:] if len(row) == width] or whole
+        # but for a column that is empty below it
+        columns = ([row[i] for row in (body if any(row[i].strip() for row in body) else whole)] for i in range(width))
+        numbers = [i for i, fields in enumerate(columns) if _are_numbers(fields)]
         names = [column for column in range(1, width) if _are_names(row[column] for row in body)]
         data_format = self._guess(width, numbers, names) if self.data_format == "auto" else self.data_format
-        texts = {"pairs": [0, 1], "triplets": [0, 1], "classes": [0]}.get(
-            data_format, [column for column in range(width) if column not in numbers or width == 1]
-        )
+        kind = FORMATS[data_format]
+        no_numbers = [column for column in range(width) if column not in numbers or width == 1]
+        texts = no_numbers if kind.text_places is None else list(kind.text_places)
         if not texts or width > 1 and set(texts) & set(numbers):
             raise ValueError(
                 f"has mostly numbers in the columns {', '.join(map(str, numbers))}, counted from 0; say where "
-                f"{_WANTED[data_format]} are with --text_columns and --label_column, by the names in line 1, or by "
+                f"{kind.wanted} are with --text_columns and --label_column, by the names in line 1, or by "
                 f"position if there are none{_FOR_EVAL}"
             )
-        if data_format == "triplets":
-            return Layout("triplets", texts, any_negatives=True, width=2)
-        if data_format == "pairs" and not self.needs_label:
-            return Layout("pairs", texts, 2 if width > 2 and 2 in numbers else None, width=2, needs_label=False)
-        width = {"pairs": 3, "classes": 2}.get(data_format, width)
-        return Layout(data_format, texts, {"pairs": 2, "classes": 1}.get(data_format), width=width, max_width=width)
+        if kind.any_negatives:
+            return Layout(data_format, texts, any_negatives=True, width=kind.least_texts)
+        place = kind.label_place
+        if not self.needs_label:
+            label = place if place is not None and place < width and place in numbers else None
+            return Layout(data_format, texts, label, width=kind.least_texts, needs_label=False)
+        width = width if place is None else place + 1
+        return Layout(data_format, texts, place, width=width, max_width=width)
 
     def _guess(self, width: int, numbers: list[int], names: list[int]) -> DataFormat:
         """What rows mean, by how many fields they have and which of those are numbers, or a few names."""
@@ -339,7 +283,8 @@ def _in_header(layout: Layout, header: list[str]) -> Layout:
     places = [header.index(str(name)) for name in [*layout.texts, *negatives]]
     label = None if layout.label is None else header.index(str(layout.label))
     # where a row has fewer negatives, its last fields may be missing
-    width = max(places[:2]) + 1 if layout.data_format == "triplets" else len(header)
+    kind = FORMATS[layout.data_format]
+    width = max(places[: kind.least_texts]) + 1 if kind.any_negatives else len(header)
     return replace(
         layout, texts=places, label=label, any_negatives=False, width=width, max_width=len(header), is_header=True
     )
@@ -351,11 +296,6 @@ def _first(candidates: Sequence[Sequence[str]], known: dict[str, str]) -> list[s
     return [known[name] for name in found]
 
 
-def _fits(data_format: DataFormat, num_texts: int) -> bool:
-    low, high = _TEXTS_OF[data_format]
-    return low <= num_texts <= high
-
-
 def _looks_like_names(fields: list[str]) -> bool:
     """Whether fields are all single words, one of them like gold_label or intentName, which no text would hold."""
     words = [field.strip() for field in fields]
@@ -365,10 +305,6 @@ def _looks_like_names(fields: list[str]) -> bool:
 
 def _plain(name: str) -> str:
     return name.strip().casefold().replace("-", "_").replace(" ", "_")
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _are_numbers(fields: Iterable[str]) -> bool:
@@ -388,37 +324,3 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
-
-
-def _to_texts(values: list[Any], names: list[str]) -> tuple[str, ...]:
-    return tuple(_to_text(value, name) for value, name in zip(values, names, strict=True))
-
-
-def _to_text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"the {name} is {value!r}, which is no text")
-    text = value.strip()
-    if not text:
-        raise ValueError(f"the {name} is empty")
-    if not text.isascii():  # which is told without a copy
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError(f"the {name} is not UTF-8") from None
-    return text
-
-
-def _to_score(value: Any) -> float:
-    try:
-        label = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"label {value!r} is no number") from None
-    if not math.isfinite(label):
-        raise ValueError(f"label {value!r} is not finite")
-    return label
-
-
-def _to_class(value: Any) -> str:
-    if value is None or isinstance(value, float) and math.isnan(value):
-        raise ValueError(f"the class is {value!r}")
-    return _to_text(str(value), "class")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cosent.data.datasets import Records
+from cosent.data.formats import FORMATS, DataFormat, Example
 from cosent.data.graphs import components
-from cosent.data.layouts import DataFormat, Example
 from cosent.data.positives import is_match
 from cosent.data.readers import ExampleReader
 
@@ -149,7 +149,8 @@ def check_split(split: Split, positive_label_min: float | None = None) -> list[F
     """
     ids = TextIds().of(text for example in split.examples for text in example.texts)
     findings = [_repeated(split, ids), *_damaged(split)]
-    if split.data_format == "pairs":
+    label = FORMATS[split.data_format].label
+    if label is float:
         pairs = ids.reshape(-1, 2)
         matches = is_match(split.labels, positive_label_min)
         findings += [
@@ -159,9 +160,9 @@ def check_split(split: Split, positive_label_min: float | None = None) -> list[F
         ]
         if matches is not None:
             findings.append(_contradictions(split, pairs, matches))
-    if split.data_format == "classes":
+    if label is str:
         findings.append(_other_labels(split, ids.reshape(-1, 1)))
-    if split.data_format in ("pairs", "classes") and len(np.unique(split.labels)) == 1:
+    if label is not None and len(np.unique(split.labels)) == 1:
         effect = "there is nothing to tell apart: no loss learns from it, and no metric is defined on it"
         findings.append(Finding("every label is the same", len(split), len(split), effect))
     return [finding for finding in findings if finding.count]
@@ -182,7 +183,7 @@ def check_leaks(earlier: Split, later: Split) -> list[Finding]:
     loose = _Shared(earlier, later, TextIds(normalized))
     name = earlier.path
     memory = "what was trained on is measured again, so the figure flatters"
-    if later.data_format == "pairs":
+    if FORMATS[later.data_format].label is float:
         findings.append(exact.finding(f"pairs that stand in {name}, either way round", exact.whole, memory))
         findings.append(
             loose.finding(
@@ -222,7 +223,7 @@ class _Shared:
         known[first] = True
         self.any_text = _any_of_rows(known[second], later.widths)
         self.whole = np.zeros(len(later), dtype=bool)
-        if earlier.data_format == later.data_format == "pairs":
+        if FORMATS[earlier.data_format].label is FORMATS[later.data_format].label is float:
             one, other = (np.sort(part.reshape(-1, 2), axis=1) @ [size, 1] for part in (first, second))
             self.whole = np.isin(other, one)
         component = components(*_edges([(first, earlier.widths), (second, later.widths)]), size)

@@ -9,7 +9,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from cosent.data.layouts import Columns, DataFormat, Example
+from cosent.data.formats import DataFormat, Example
+from cosent.data.layouts import Columns
 from cosent.data.rows import GZIP_ERRORS, PlacedRow, open_rows
 from cosent.errors import DataError
 

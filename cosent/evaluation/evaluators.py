@@ -17,8 +17,8 @@ from torch import Tensor
 
 from cosent.calibration import Calibration
 from cosent.data.datasets import TextDataset
+from cosent.data.formats import FORMATS, DataFormat
 from cosent.data.graphs import components
-from cosent.data.layouts import DataFormat
 from cosent.data.positives import is_match
 from cosent.distributed import num_ranks, on_first_rank, rank, sum_on_first_rank
 from cosent.errors import UserError
@@ -125,24 +125,20 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
         UserError: if an embedding is not finite, or the data cannot be evaluated so; the message says why.
     """
     options = options or EvaluationOptions()
-    if dataset.data_format == "classes" and options.index is not None and options.index.data_format != "classes":
+    index_format = options.index.data_format if options.index is not None else dataset.data_format
+    if FORMATS[dataset.data_format].label is str and index_format != dataset.data_format:
+        assert options.index is not None
         path = options.index.records.report.path
         raise UserError(f"{path} holds {options.index.data_format}: texts with a class are looked for there")
     start = time.perf_counter()
     embedded = _embed(model, dataset, options)
     seconds = time.perf_counter() - start
-    evaluator: dict[DataFormat, Callable[[_Embedded, EvaluationOptions], Evaluation]] = {
-        "pairs": _evaluate_pairs,
-        "triplets": _evaluate_triplets,
-        "classes": _evaluate_classes,
-        "sentences": _evaluate_sentences,
-    }
 
     def score() -> Evaluation:
         for part in (embedded, embedded.index):
             if part is not None and not part.embeddings.isfinite().all():
                 raise UserError("embeddings are not finite; if this is in training, lower the learning rate")
-        result = evaluator[dataset.data_format](embedded, options)
+        result = TASKS[dataset.data_format].evaluate(embedded, options)
         speed = {"seconds": seconds, "texts_per_second": len(embedded.text_ids) / seconds}
         rank_used = {EFFECTIVE_RANK: effective_rank(embedded.embeddings)}
         return replace(result, metrics={"n": len(dataset), **result.metrics, **rank_used, **speed})
@@ -152,24 +148,12 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
 
 def metric_names(dataset: TextDataset, positive_label_min: float | None = None) -> tuple[str, ...]:
     """The quality metrics that `evaluate` gives for a dataset, without a threshold."""
-    if dataset.data_format == "pairs":
-        if is_match(dataset.labels, positive_label_min) is None:
-            return (*CORRELATIONS, "uniformity", EFFECTIVE_RANK)
-        return (*CORRELATIONS, *BEST_DECISIONS, *GEOMETRY, EFFECTIVE_RANK)
-    names: dict[DataFormat, tuple[str, ...]] = {
-        "triplets": (*(TRIPLETS if _has_negatives(dataset) else ()), *RETRIEVAL),
-        "classes": NEIGHBORS,
-        "sentences": (ALIGNMENT_PLUS_UNIFORMITY,),
-    }
-    return (*names[dataset.data_format], *GEOMETRY, EFFECTIVE_RANK)
+    return (*TASKS[dataset.data_format].metrics(dataset, positive_label_min), EFFECTIVE_RANK)
 
 
 def default_metric(dataset: TextDataset) -> tuple[str, bool]:
     """What chooses the best model where nobody says, and whether more of it is better."""
-    if dataset.data_format == "triplets":
-        return ("triplet_accuracy" if _has_negatives(dataset) else "mrr"), True
-    metrics = {"pairs": "spearman", "classes": "knn_accuracy", "sentences": ALIGNMENT_PLUS_UNIFORMITY}
-    metric = metrics[dataset.data_format]
+    metric = TASKS[dataset.data_format].default_metric(dataset)
     return metric, metric not in LOWER_IS_BETTER
 
 
@@ -290,9 +274,10 @@ def _embed(model: SentenceBert, dataset: TextDataset, options: EvaluationOptions
         return sum_on_first_rank(mine)
 
     embedded = _Embedded(dataset, encode(options.show_progress_bar), text_ids, rows)
-    if dataset.data_format == "sentences":
+    kind = FORMATS[dataset.data_format]
+    if kind.num_views > 1:
         return replace(embedded, views=[encode(dropout_seed=seed) for seed in _DROPOUT_SEEDS])
-    if dataset.data_format == "classes" and options.index is not None:
+    if kind.label is str and options.index is not None:
         return replace(embedded, index=_embed(model, options.index, replace(options, index=None)))
     return embedded
 
@@ -301,3 +286,41 @@ def _cosines(embeddings: Tensor, first: NDArray[np.int64], second: NDArray[np.in
     """Cosines of embeddings with others, both by row number."""
     blocks = zip(*(torch.tensor(rows).split(_PAIRS_AT_ONCE) for rows in (first, second)), strict=True)
     return torch.cat([pairwise_cosine(embeddings[one], embeddings[two]) for one, two in blocks]).numpy()
+
+
+def _pair_metrics(dataset: TextDataset, positive_label_min: float | None) -> tuple[str, ...]:
+    if is_match(dataset.labels, positive_label_min) is None:
+        return (*CORRELATIONS, "uniformity")
+    return (*CORRELATIONS, *BEST_DECISIONS, *GEOMETRY)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an evaluation of a format is.
+
+    Attributes:
+        evaluate: gives the metrics of what was embedded.
+        metrics: names of those that are always there, by the dataset and the least label of a match.
+        default_metric: the one that chooses the best model.
+    """
+
+    evaluate: Callable[[_Embedded, EvaluationOptions], Evaluation]
+    metrics: Callable[[TextDataset, float | None], tuple[str, ...]]
+    default_metric: Callable[[TextDataset], str]
+
+
+# A row for each of `cosent.data.formats.FORMATS`.
+TASKS: dict[DataFormat, Task] = {
+    "pairs": Task(_evaluate_pairs, _pair_metrics, lambda dataset: "spearman"),
+    "triplets": Task(
+        _evaluate_triplets,
+        lambda dataset, _: (*(TRIPLETS if _has_negatives(dataset) else ()), *RETRIEVAL, *GEOMETRY),
+        lambda dataset: "triplet_accuracy" if _has_negatives(dataset) else "mrr",
+    ),
+    "classes": Task(_evaluate_classes, lambda dataset, _: (*NEIGHBORS, *GEOMETRY), lambda dataset: "knn_accuracy"),
+    "sentences": Task(
+        _evaluate_sentences,
+        lambda dataset, _: (ALIGNMENT_PLUS_UNIFORMITY, *GEOMETRY),
+        lambda dataset: ALIGNMENT_PLUS_UNIFORMITY,
+    ),
+}

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from cosent.data.layouts import PAIR_COLUMNS, TEXT_COLUMNS, Columns
+from cosent.data.formats import KNOWN_TEXT_COLUMNS
+from cosent.data.layouts import Columns
 from cosent.data.readers import ExampleReader
 from cosent.data.rows import GZIP_ERRORS, open_rows
 from cosent.distributed import gather_numbers, num_ranks, on_first_rank, rank
@@ -36,9 +37,6 @@ from cosent.model.tokens import Tokens, tokenize, tokenizer_digest
 from cosent.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
-
-# in line 1 of a file, these are the columns' names and no texts
-_HEADER_NAMES = {*TEXT_COLUMNS, *(name for names in PAIR_COLUMNS for name in names)}
 
 _ANEW = "start anew with --overwrite_output True, or give another --output_path"
 
@@ -221,7 +219,7 @@ def _values(row: list[str] | dict[str, Any]) -> Iterable[Any]:
 def _default_column(path: Path, row: list[str] | dict[str, Any]) -> str:
     """The only column, where it has no name; else the one that is named so, or the only one that holds a text."""
     if isinstance(row, list):
-        header = next((name for name in row if name.strip().casefold() in _HEADER_NAMES), None)
+        header = next((name for name in row if name.strip().casefold() in KNOWN_TEXT_COLUMNS), None)
         if header is None and len(row) == 1:
             return "1"
         hint = f"--column {header or row[0]!r} if line 1 is a header, --column 1 (or another number) if not"

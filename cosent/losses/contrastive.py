@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cosent.losses.shapes import NO_TEXT, row_blocks
+from cosent.batch import NO_TEXT
+from cosent.losses.shapes import row_blocks
 from cosent.similarity import pairwise_cosine, unit_rows
 
 Negatives = Literal["targets", "all"]

@@ -7,10 +7,6 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-# The text id of a place that holds no text, where an example has fewer texts than others of its batch: a number that
-# nobody counts with, and that a 64-bit hash of a text hits once in 2**64.
-NO_TEXT = -(2**63)
-
 # Scores held at a time, at most, but for those of one row.
 _MAX_SCORES = 1 << 22
 

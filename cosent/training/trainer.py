@@ -20,8 +20,10 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
+from cosent.batch import NO_TEXT, TokenBatch
 from cosent.data.collator import TokenBatchCollator
 from cosent.data.datasets import TextDataset, TokenRows
+from cosent.data.formats import FORMATS
 from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler, RankBatchSampler, RowBatchSampler
 from cosent.distributed import gather_batch, gather_numbers, num_ranks, rank
 from cosent.errors import UserError
@@ -29,7 +31,6 @@ from cosent.evaluation.evaluators import EvaluationOptions, default_metric, eval
 from cosent.kernels.graphs import EncoderGraphs, can_record
 from cosent.kernels.packing import is_packed
 from cosent.losses import Loss
-from cosent.losses.shapes import NO_TEXT
 from cosent.model.encoder import SentenceBert
 from cosent.training.arguments import CosentTrainingArguments
 from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler, whole
@@ -101,7 +102,7 @@ class CosentTrainer(Trainer):
         _settle_metric(args, eval_dataset, evaluation)
         if train_dataset is not None:
             _check_format(loss, train_dataset)
-            if train_dataset.data_format == "classes":
+            if FORMATS[train_dataset.data_format].label is str:
                 args.per_device_train_batch_size = args.classes_per_batch * args.samples_per_class
         self._graphs = _training_graphs(model.graphs, args)
         if self._graphs is not None and args.torch_compile:
@@ -203,7 +204,7 @@ class CosentTrainer(Trainer):
         seed = args.seed if args.data_seed is None else args.data_seed
         rows = shares * self._train_batch_size
         batches: RowBatchSampler | ClassBatchSampler | DistinctTextBatchSampler
-        if dataset.data_format == "classes":
+        if FORMATS[dataset.data_format].label is str:
             batches = _class_batches(dataset, rows, args.samples_per_class, seed)
             args.per_device_train_batch_size = self._train_batch_size = -(-batches.rows_per_batch // shares)
         elif args.no_duplicate_texts:
@@ -221,12 +222,12 @@ class CosentTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: TokenBatch,  # type: ignore[override]
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Embed all columns of the batch and call the loss; see the parent for the arguments."""
-        columns: int = inputs["num_columns"]  # type: ignore[assignment]
+        columns = inputs["num_columns"]
         ids = inputs["text_ids"].view(columns, -1)  # (K, B)
         pieces = self._pieces(inputs)
         mine = len(pieces), *ids.shape
@@ -256,19 +257,19 @@ class CosentTrainer(Trainer):
         self._keep_statistics(embeddings.detach(), labels, ids.reshape(-1))
         return (loss, embeddings) if return_outputs else loss
 
-    def _pieces(self, inputs: dict[str, Tensor]) -> list[Piece]:
+    def _pieces(self, inputs: TokenBatch) -> list[Piece]:
         """What of a batch is embedded at a time."""
         input_ids, lengths = inputs["input_ids"], inputs["lengths"]
         if not len(lengths):
             return []
         max_tokens = self.args.micro_batch_tokens
         if self.args.micro_batch_size:
-            num_examples = len(inputs["text_ids"]) // int(inputs["num_columns"])
+            num_examples = len(inputs["text_ids"]) // inputs["num_columns"]
             max_tokens = math.ceil(len(input_ids) * self.args.micro_batch_size / num_examples)
         if max_tokens:
-            host_lengths: Any = inputs["host_lengths"]
-            return cut(input_ids, lengths, max_tokens, pad=self._pads_pieces, host_lengths=host_lengths)
-        return [whole(input_ids, lengths, int(inputs["max_length"]))]
+            counts = inputs["host_lengths"]
+            return cut(input_ids, lengths, max_tokens, pad=self._pads_pieces, host_lengths=counts)
+        return [whole(input_ids, lengths, inputs["max_length"])]
 
     def _keep_statistics(self, embeddings: Tensor, labels: Tensor | None, text_ids: Tensor) -> None:
         statistics = self.loss.statistics(embeddings, labels, text_ids)
@@ -277,7 +278,7 @@ class CosentTrainer(Trainer):
             self._statistics[name] = self._statistics.get(name, torch.zeros_like(value)) + value
         self._statistics_steps += 1
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The parent's; where memory runs out, the error says at what, and which flags would make it fit."""
         try:
             with nullcontext() if self._graphs is None else self._graphs.training():
@@ -295,9 +296,10 @@ class CosentTrainer(Trainer):
         self.accelerator.unscale_gradients()
         return gradients.clip(self.args.max_grad_norm)
 
-    def _describe_shortage(self, inputs: dict[str, Tensor]) -> str:
-        inputs = {name: x.cpu() if isinstance(x, Tensor) else x for name, x in inputs.items()}
-        num_examples = len(inputs["text_ids"]) // int(inputs["num_columns"])
+    def _describe_shortage(self, inputs: TokenBatch) -> str:
+        on_cpu: Any = {name: x.cpu() if isinstance(x, Tensor) else x for name, x in inputs.items()}
+        inputs = on_cpu
+        num_examples = len(inputs["text_ids"]) // inputs["num_columns"]
         num_tokens = len(inputs["input_ids"])
         pieces = self._pieces(inputs)
         most = max((len(piece.input_ids) for piece in pieces), default=0)
@@ -306,7 +308,7 @@ class CosentTrainer(Trainer):
         if self.args.micro_batch_size:
             pieces_flag = f"--micro_batch_size {max(self.args.micro_batch_size // 2, 1)}"
         batch_flag = f"--per_device_train_batch_size {max(num_examples // 2, 1)}"
-        if self._examples is not None and self._examples.data_format == "classes":
+        if self._examples is not None and FORMATS[self._examples.data_format].label is str:
             batch_flag = f"--classes_per_batch {max(self.args.classes_per_batch // 2, 2)}"
         return (
             f"out of memory at a batch of {num_examples:,} examples with {num_tokens:,} tokens{at_a_time}. "
@@ -415,7 +417,7 @@ def _settle_metric(args: CosentTrainingArguments, dataset: TextDataset | None, e
 def _check_format(loss: Loss, dataset: TextDataset) -> None:
     if dataset.data_format not in loss.data_formats:
         fix = ""
-        if dataset.data_format == "pairs" and "triplets" in loss.data_formats:
+        if FORMATS[dataset.data_format].label is float and "triplets" in loss.data_formats:
             fix = "; make triplets of the pairs that match with Records.to_triplets, as scripts/train.py does"
         raise UserError(
             f"{type(loss).__name__} learns from {' or '.join(loss.data_formats)}, and "
@@ -424,10 +426,11 @@ def _check_format(loss: Loss, dataset: TextDataset) -> None:
 
 
 def _collator(dataset: TextDataset) -> TokenBatchCollator:
+    kind = FORMATS[dataset.data_format]
     return TokenBatchCollator(
-        num_views=2 if dataset.data_format == "sentences" else 1,
-        label_dtype={"pairs": torch.float32, "classes": torch.int64}.get(dataset.data_format),
-        groups=dataset.positive_groups if dataset.data_format == "triplets" else None,
+        num_views=kind.num_views,
+        label_dtype={float: torch.float32, str: torch.int64, None: None}[kind.label],
+        groups=dataset.positive_groups if kind.knows_matches else None,
     )
 
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from cosent.batch import NO_TEXT
 from cosent.data.collator import TokenBatchCollator
 from cosent.data.datasets import ExampleTokens
-from cosent.losses.shapes import NO_TEXT
 
 
 def together(*rows):

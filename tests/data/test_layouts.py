@@ -300,3 +300,9 @@ def test_public_triplets_and_classes_keep_every_row(shared_data):
     classes, data_format = read(shared_data / "banking77" / "train.csv")
     assert (len(classes), data_format, len({example.label for example in classes})) == (10_003, "classes", 77)
     assert read(shared_data / "simclue" / "sentences.txt")[1] == "sentences"
+
+
+def test_a_label_that_only_the_first_row_has_is_kept(tmp_path):
+    path = write(tmp_path, "a.tsv", [["p", "q", "1"], ["r", "s", ""]])
+    examples, _ = read(path, "pairs", needs_label=False)
+    assert [example.label for example in examples] == [1.0, None]

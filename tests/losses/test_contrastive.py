@@ -5,9 +5,9 @@ import torch
 from sentence_transformers.sentence_transformer import losses as peer_losses
 from torch.testing import assert_close
 
+from cosent.batch import NO_TEXT
 from cosent.losses import shapes
 from cosent.losses.contrastive import InfoNCELoss
-from cosent.losses.shapes import NO_TEXT
 from tests.losses.tensor_sizes import TensorSizes
 from tests.losses.test_ranking import EXACT, PEER, loss_and_gradient
 

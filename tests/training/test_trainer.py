@@ -20,9 +20,9 @@ from cosent import (
     UserError,
     load_data,
 )
+from cosent.batch import NO_TEXT
 from cosent.data.datasets import TokenRows
 from cosent.evaluation.evaluators import metric_names
-from cosent.losses.shapes import NO_TEXT
 from cosent.model import encoder
 from cosent.model.checkpoint import Decision
 from tests.conftest import DATA

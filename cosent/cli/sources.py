@@ -1,0 +1,126 @@
+"""What modules declare, read from their source: importing them would take seconds, and a flag is checked at once."""
+
+import ast
+import builtins
+import dataclasses
+import importlib.util
+import typing
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def constant(module: str, name: str) -> Any:
+    """The value that a module assigns to a name: a literal, or a type alias such as `Literal["a", "b"]`."""
+    for node in _tree(_path(module)).body:
+        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == name for to in node.targets):
+            return _evaluate(node.value, _Names(module))
+    raise LookupError(f"{module} assigns nothing to {name}")
+
+
+def mirror(module: str, name: str, *, title: str | None = None, without: typing.Collection[str] = ()) -> type:
+    """A dataclass with the fields that a class declares itself, for a parser; it has neither methods nor parents.
+
+    What cannot be told from the source is a text, which the class itself will judge.
+
+    Args:
+        module: where the class is.
+        name: its name.
+        title: of the group of flags in the help.
+        without: fields to leave out.
+    """
+    (body,) = (node.body for node in _tree(_path(module)).body if isinstance(node, ast.ClassDef) and node.name == name)
+    names = _Names(module)
+    fields: list[tuple[str, Any, Any]] = []
+    for node in body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            names[ast.unparse(node.targets[0])] = node.value.value
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id not in without:
+            kind = _evaluate(node.annotation, names)
+            fields.append((node.target.id, str if isinstance(kind, _Unknown) else kind, _field(node, names)))
+    namespace = {} if title is None else {"_argument_group_name": title}
+    return dataclasses.make_dataclass(name, fields, namespace=namespace, kw_only=True)
+
+
+def executed(package: str, file: str) -> ModuleType:
+    """A module of a package, from its file, without the package's own `__init__`; it must need nothing else of it."""
+    spec = importlib.util.spec_from_file_location(Path(file).stem, _folder(package) / file)
+    assert spec is not None and spec.loader is not None  # as there is such a file
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class _Unknown:
+    """What stands for a value that only an import would give."""
+
+    def __getattr__(self, name: str) -> "_Unknown":
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "_Unknown":
+        return self
+
+    def __or__(self, other: Any) -> Any:
+        """Of types: one that is not known is a text."""
+        return str | other
+
+
+class _Names(dict[str, Any]):
+    """The names that a module's expressions may use: those of typing, and its enumerations, imported ones too."""
+
+    def __init__(self, module: str):
+        super().__init__({**vars(typing), "field": dataclasses.field})
+        self._path = _path(module)
+
+    def __missing__(self, name: str) -> Any:
+        if hasattr(builtins, name):
+            raise KeyError(name)
+        return _enumeration(self._path, name) or _Unknown()
+
+
+def _field(node: ast.AnnAssign, names: _Names) -> Any:
+    """The field's default and metadata, without what is not known."""
+    declared = _evaluate(node.value, names) if node.value is not None else dataclasses.field()
+    if not isinstance(declared, dataclasses.Field):
+        return declared
+    metadata = {key: value for key, value in declared.metadata.items() if not isinstance(value, _Unknown)}
+    if declared.default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=declared.default_factory, metadata=metadata)
+    return dataclasses.field(default=declared.default, metadata=metadata)
+
+
+def _evaluate(expression: ast.expr, names: _Names) -> Any:
+    return eval(compile(ast.Expression(expression), "<source>", "eval"), {}, names)
+
+
+def _enumeration(path: Path, name: str) -> type | None:
+    """An enumeration of texts that a module defines, or imports from a neighbour by `from .x import`."""
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            members = [item for item in node.body if isinstance(item, ast.Assign)]
+            values = {ast.unparse(item.targets[0]): ast.literal_eval(item.value) for item in members}
+            return Enum(name, values) if values else None  # type: ignore[return-value]
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and any(item.name == name for item in node.names):
+            neighbour = path.parent / f"{(node.module or '').replace('.', '/')}.py"
+            return _enumeration(neighbour, name) if neighbour.is_file() else None
+    return None
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _path(module: str) -> Path:
+    """A module's file, without importing the packages that it lies in."""
+    package, _, rest = module.partition(".")
+    return _folder(package) / f"{rest.replace('.', '/')}.py"
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"there is no package {package}", name=package)
+    return Path(next(iter(spec.submodule_search_locations)))
