@@ -76,8 +76,8 @@ def scored_pairs(size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 def our_thresholds(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> Figures:
     """The search alone."""
     decisions = attainable_decisions(scores, labels)
-    accuracy, threshold = decisions.best(decisions.accuracy)
-    f1, f1_threshold = decisions.best(decisions.f1)
+    accuracy, threshold = decisions.best(decisions.values("accuracy"))
+    f1, f1_threshold = decisions.best(decisions.values("f1"))
     return {"accuracy": accuracy, "accuracy_threshold": threshold, "f1": f1, "f1_threshold": f1_threshold}
 
 

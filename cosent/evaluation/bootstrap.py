@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cosent.evaluation.confusion import DECISION_METRICS
 from cosent.evaluation.metrics import calibration_bins
 from cosent.evaluation.scored import ScoredPairs
 
@@ -201,21 +202,9 @@ def _decision(said: NDArray[np.bool_], matches: NDArray[np.bool_]) -> _Statistic
 
     def statistic(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         tp, fp, fn, tn = (weights @ kinds).T
-        margins = np.sqrt((tp + fp) * (tp + fn)) * np.sqrt((tn + fp) * (tn + fn))
-        return {
-            "accuracy": (tp + tn) / (tp + fp + fn + tn),
-            "precision": _ratio(tp, tp + fp),
-            "recall": _ratio(tp, tp + fn),
-            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-            "mcc": _ratio(tp * tn - fp * fn, margins),
-        }
+        return {name: metric(tp, fp, fn, tn) for name, metric in DECISION_METRICS.items()}
 
     return statistic
-
-
-def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Quotients; 0 where the denominator is."""
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
 
 
 def _calibration(probabilities: NDArray[np.float64], matches: NDArray[np.bool_]) -> _Statistic:

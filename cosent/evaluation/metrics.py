@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from cosent.evaluation.confusion import DECISION_METRICS
 from cosent.evaluation.threshold import Decisions, attainable_decisions
 
 CORRELATIONS = ("spearman", "pearson")
 BEST_DECISIONS = ("best_accuracy", "best_threshold", "best_f1", "best_f1_threshold", "average_precision", "roc_auc")
-DECISION = ("accuracy", "threshold", "precision", "recall", "f1", "mcc")
+DECISION = ("accuracy", "threshold", *(name for name in DECISION_METRICS if name != "accuracy"))
 CALIBRATION = ("ece", "brier")
 
 NUM_BINS = 15  # of probability, as in Guo et al.
@@ -56,8 +57,8 @@ def best_decisions(scores: ArrayLike, matches: ArrayLike) -> dict[str, float]:
         none, "average_precision" (sum of precision times gain in recall) and "roc_auc" (ties count half).
     """
     decisions = attainable_decisions(scores, matches)
-    accuracy, threshold = decisions.best(decisions.accuracy)
-    f1, f1_threshold = decisions.best(decisions.f1)
+    accuracy, threshold = decisions.best(decisions.values("accuracy"))
+    f1, f1_threshold = decisions.best(decisions.values("f1"))
     return {
         "best_accuracy": accuracy,
         "best_threshold": threshold,
@@ -88,22 +89,15 @@ def decision(scores: ArrayLike, matches: ArrayLike, threshold: float) -> dict[st
         threshold: what scores are compared with.
 
     Returns:
-        "accuracy", "threshold", "precision", "recall", "f1", and "mcc" (Matthews' correlation); the last four are 0
-        where their denominator is.
+        The metrics of `DECISION_METRICS`, and "threshold".
     """
     said = np.asarray(scores) >= threshold
     matches = np.asarray(matches, dtype=bool)
     tp, fp = int(np.sum(said & matches)), int(np.sum(said & ~matches))
     fn, tn = int(np.sum(~said & matches)), int(np.sum(~said & ~matches))
-    margins = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    return {
-        "accuracy": _ratio(tp + tn, len(matches)),
-        "threshold": float(threshold),
-        "precision": _ratio(tp, tp + fp),
-        "recall": _ratio(tp, tp + fn),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "mcc": _ratio(tp * tn - fp * fn, math.sqrt(margins)),
-    }
+    counts = [np.array(count, dtype=np.float64) for count in (tp, fp, fn, tn)]
+    metrics = {name: float(metric(*counts)) for name, metric in DECISION_METRICS.items()}
+    return {name: float(threshold) if name == "threshold" else metrics[name] for name in DECISION}
 
 
 def calibration_bins(probabilities: ArrayLike) -> NDArray[np.int64]:
@@ -128,7 +122,3 @@ def calibration_errors(probabilities: ArrayLike, matches: ArrayLike) -> dict[str
     errors = np.asarray(probabilities, dtype=np.float64) - np.asarray(matches, dtype=bool)
     gaps = np.bincount(calibration_bins(probabilities), weights=errors)
     return {"ece": float(np.abs(gaps).sum() / len(errors)), "brier": float(np.mean(np.square(errors)))}
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else 0.0

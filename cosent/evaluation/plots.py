@@ -146,7 +146,7 @@ def _precision_recall(axes: Any, pairs: ScoredPairs) -> None:
     assert pairs.matches is not None
     decisions = attainable_decisions(pairs.scores, pairs.matches)
     some = _some(len(decisions.thresholds))[1:]  # "nothing matches" has no precision
-    axes.plot(decisions.recall[some], decisions.precision[some], color=MATCH)
+    axes.plot(decisions.values("recall")[some], decisions.values("precision")[some], color=MATCH)
     share = pairs.matches.mean()
     axes.axhline(share, color=LINE, linestyle=":", label=f"by chance ({share:.2f})")
     if pairs.threshold is not None:
@@ -161,7 +161,7 @@ def _roc(axes: Any, pairs: ScoredPairs) -> None:
     decisions = attainable_decisions(pairs.scores, pairs.matches)
     some = _some(len(decisions.thresholds))
     fall_out = decisions.false_positives / decisions.num_negatives
-    axes.plot(fall_out[some], decisions.recall[some], color=MATCH)
+    axes.plot(fall_out[some], decisions.values("recall")[some], color=MATCH)
     axes.plot([0, 1], [0, 1], color=LINE, linestyle=":", label="by chance")
     if pairs.threshold is not None:
         _, recall, false_alarms = _at_threshold(pairs)

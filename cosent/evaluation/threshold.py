@@ -9,16 +9,18 @@ Shapes: n pairs, m attainable decisions (one more than there are distinct scores
 import logging
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cosent.errors import UserError
+from cosent.evaluation.confusion import DECISION_METRICS
 
 logger = logging.getLogger(__name__)
 
-THRESHOLD_METRICS = "accuracy, f1, mcc, precision@P, recall@R or cost:FP:FN"
+_AGAINST = ("precision", "recall")  # each alone is best where the other is worst
+_ALONE = tuple(name for name in DECISION_METRICS if name not in _AGAINST)
+THRESHOLD_METRICS = f"{', '.join(_ALONE)}, precision@P, recall@R or cost:FP:FN"
 
 
 @dataclass(frozen=True)
@@ -39,29 +41,14 @@ class Decisions:
     num_positives: int
     num_negatives: int
 
-    @property
-    def accuracy(self) -> NDArray[np.float64]:
-        """(m,) share of pairs that each decision gets right."""
-        right = self.true_positives + self.num_negatives - self.false_positives
-        return right / (self.num_positives + self.num_negatives)
+    def values(self, metric: str) -> NDArray[np.float64]:
+        """(m,) values of a metric.
 
-    @property
-    def precision(self) -> NDArray[np.float64]:
-        """(m,) share of the pairs called a match that are one; 0 where nothing is found."""
-        return self.true_positives / np.maximum(self.true_positives + self.false_positives, 1)
-
-    @property
-    def recall(self) -> NDArray[np.float64]:
-        """(m,) share of the matching pairs that are found; 0 where there are none."""
-        return self.true_positives / max(self.num_positives, 1)
-
-    @property
-    def mcc(self) -> NDArray[np.float64]:
-        """(m,) Matthews' correlation of decisions and truth; 0 where either is constant."""
+        Args:
+            metric: a name of `DECISION_METRICS`.
+        """
         tp, fp = self.true_positives.astype(np.float64), self.false_positives.astype(np.float64)
-        fn, tn = self.num_positives - tp, self.num_negatives - fp
-        margins = np.sqrt(tp + fp) * np.sqrt(tp + fn) * np.sqrt(tn + fp) * np.sqrt(tn + fn)
-        return np.divide(tp * tn - fp * fn, margins, out=np.zeros_like(tp), where=margins > 0)
+        return DECISION_METRICS[metric](tp, fp, self.num_positives - tp, self.num_negatives - fp)
 
     def cost(self, false_positive: float, false_negative: float) -> NDArray[np.float64]:
         """(m,) mean cost of a decision, given what each kind of mistake costs."""
@@ -69,12 +56,6 @@ class Decisions:
         return (false_positive * self.false_positives + false_negative * missed) / (
             self.num_positives + self.num_negatives
         )
-
-    @property
-    def f1(self) -> NDArray[np.float64]:
-        """(m,) harmonic mean of precision and recall; 0 where nothing is found."""
-        found = self.true_positives + self.false_positives + self.num_positives
-        return 2 * self.true_positives / np.maximum(found, 1)
 
     def best(self, values: NDArray[np.float64]) -> tuple[float, float]:
         """The highest of (m,) values and the threshold that attains it; of several, the strictest."""
@@ -88,13 +69,13 @@ class ThresholdMetric:
 
     Attributes:
         name: as it was given.
-        kind: "accuracy", "f1" or "mcc"; "precision", for the highest recall at that precision or more; "recall", for
-            the highest precision at that recall or more; "cost", for the lowest mean cost.
+        kind: a metric of `DECISION_METRICS`, of which "precision" is for the highest recall at that precision or more
+            and "recall" for the highest precision at that recall or more; or "cost", for the lowest mean cost.
         limits: the precision or the recall that is asked for, or what a false positive and a false negative cost.
     """
 
     name: str
-    kind: Literal["accuracy", "f1", "mcc", "precision", "recall", "cost"]
+    kind: str
     limits: tuple[float, ...] = ()
 
     @classmethod
@@ -115,10 +96,10 @@ class ThresholdMetric:
             numbers = (math.nan,)
         is_share = len(numbers) == 1 and 0 < numbers[0] <= 1
         is_cost = len(numbers) == 2 and min(numbers) >= 0 and 0 < max(numbers) < math.inf
-        if kind in ("accuracy", "f1", "mcc") and name == kind:
-            return cls(name, kind)  # type: ignore[arg-type]  # mypy does not narrow by `in`
-        if kind in ("precision", "recall") and is_share and "@" in name:
-            return cls(name, kind, numbers)  # type: ignore[arg-type]
+        if kind in _ALONE and name == kind:
+            return cls(name, kind)
+        if kind in _AGAINST and is_share and "@" in name:
+            return cls(name, kind, numbers)
         if kind == "cost" and is_cost and "@" not in name:
             return cls(name, "cost", numbers)
         raise UserError(
@@ -141,16 +122,16 @@ class ThresholdMetric:
             value, threshold = decisions.best(-decisions.cost(*self.limits))
             return -value, threshold
         if self.kind == "precision":
-            enough = decisions.precision >= self.limits[0]
+            enough = decisions.values("precision") >= self.limits[0]
             if not enough.any():
-                value, threshold = decisions.best(decisions.precision)
+                value, threshold = decisions.best(decisions.values("precision"))
                 logger.warning("no threshold has a %s: the highest precision, %.4f, is taken", self.name, value)
-                return float(decisions.recall[decisions.thresholds == threshold][0]), threshold
-            return decisions.best(np.where(enough, decisions.recall, -1.0))
+                return float(decisions.values("recall")[decisions.thresholds == threshold][0]), threshold
+            return decisions.best(np.where(enough, decisions.values("recall"), -1.0))
         if self.kind == "recall":
-            return decisions.best(np.where(decisions.recall >= self.limits[0], decisions.precision, -1.0))
-        values = {"accuracy": decisions.accuracy, "f1": decisions.f1, "mcc": decisions.mcc}
-        return decisions.best(values[self.kind])
+            enough = decisions.values("recall") >= self.limits[0]
+            return decisions.best(np.where(enough, decisions.values("precision"), -1.0))
+        return decisions.best(decisions.values(self.kind))
 
 
 def attainable_decisions(scores: ArrayLike, matches: ArrayLike) -> Decisions:
@@ -171,7 +152,7 @@ def attainable_decisions(scores: ArrayLike, matches: ArrayLike) -> Decisions:
 
     Example:
         >>> decisions = attainable_decisions([0.9, 0.7, 0.7, 0.1], [True, True, False, False])
-        >>> accuracy, threshold = decisions.best(decisions.accuracy)
+        >>> accuracy, threshold = decisions.best(decisions.values("accuracy"))
         >>> print(f"{accuracy:.2f} at {threshold:.2f}")
         0.75 at 0.80
     """

@@ -3,6 +3,7 @@ import pytest
 from sentence_transformers.sentence_transformer.evaluation import BinaryClassificationEvaluator
 
 from cosent.errors import UserError
+from cosent.evaluation.confusion import DECISION_METRICS
 from cosent.evaluation.metrics import decision
 from cosent.evaluation.threshold import ThresholdMetric, attainable_decisions
 
@@ -40,7 +41,7 @@ def test_equals_brute_force_over_all_attainable_decisions(case, n):
         attained = list(brute_force(scores, matches))
         assert {tuple(scores.astype(float) >= t) for t in decisions.thresholds} == {said for said, _, _ in attained}
         assert len(decisions.thresholds) == len(attained)
-        for values, expected in ((decisions.accuracy, 1), (decisions.f1, 2)):
+        for values, expected in ((decisions.values("accuracy"), 1), (decisions.values("f1"), 2)):
             assert decisions.best(values)[0] == pytest.approx(max(each[expected] for each in attained), abs=1e-12)
 
 
@@ -50,9 +51,9 @@ def test_applying_the_threshold_reproduces_what_was_reported(case):
     for n in (1, 3, 50, 51):
         scores, matches = CASES[case](rng, n)
         decisions = attainable_decisions(scores, matches)
-        accuracy, threshold = decisions.best(decisions.accuracy)
+        accuracy, threshold = decisions.best(decisions.values("accuracy"))
         assert np.mean((scores.astype(float) >= threshold) == matches) == accuracy
-        best_f1, threshold = decisions.best(decisions.f1)
+        best_f1, threshold = decisions.best(decisions.values("f1"))
         assert f1(scores.astype(float) >= threshold, matches) == best_f1
 
 
@@ -62,7 +63,7 @@ def test_hand_worked_example():
     assert decisions.thresholds[0] > 0.9
     assert decisions.true_positives.tolist() == [0, 1, 2, 2]
     assert decisions.false_positives.tolist() == [0, 0, 1, 2]
-    assert decisions.accuracy.tolist() == [0.5, 0.75, 0.75, 0.5]
+    assert decisions.values("accuracy").tolist() == [0.5, 0.75, 0.75, 0.5]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -73,7 +74,7 @@ def test_best_accuracy_equals_sentence_transformers(case):
         scores, matches.astype(int), high_score_more_similar=True
     )
     decisions = attainable_decisions(scores, matches)
-    assert decisions.best(decisions.accuracy)[0] == pytest.approx(theirs, abs=1e-12)
+    assert decisions.best(decisions.values("accuracy"))[0] == pytest.approx(theirs, abs=1e-12)
 
 
 @pytest.mark.parametrize("case", ["random", "tied", "constant scores", "float32"])
@@ -81,7 +82,7 @@ def test_best_f1_equals_sentence_transformers(case):
     scores, matches = CASES[case](np.random.default_rng(2), 40)
     theirs, *_ = BinaryClassificationEvaluator.find_best_f1_and_threshold(scores, matches.astype(int), True)
     decisions = attainable_decisions(scores, matches)
-    assert decisions.best(decisions.f1)[0] == pytest.approx(theirs, abs=1e-12)
+    assert decisions.best(decisions.values("f1"))[0] == pytest.approx(theirs, abs=1e-12)
 
 
 def test_where_sentence_transformers_differs():
@@ -96,7 +97,7 @@ def test_where_sentence_transformers_differs():
     *_, threshold = BinaryClassificationEvaluator.find_best_f1_and_threshold(scores, np.zeros(5), True)
     assert decision(scores, np.zeros(5, bool), threshold)["accuracy"] == 0
     nothing = attainable_decisions(scores, np.zeros(5, bool))
-    assert decision(scores, np.zeros(5, bool), nothing.best(nothing.f1)[1])["accuracy"] == 1
+    assert decision(scores, np.zeros(5, bool), nothing.best(nothing.values("f1"))[1])["accuracy"] == 1
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -106,8 +107,8 @@ def test_every_metric_of_all_decisions_is_that_of_each(case, n):
     decisions = attainable_decisions(scores, matches)
     for k, threshold in enumerate(decisions.thresholds):
         expected = decision(scores.astype(float), matches, threshold)
-        for name in ("accuracy", "precision", "recall", "f1", "mcc"):
-            assert getattr(decisions, name)[k] == pytest.approx(expected[name], abs=1e-12)
+        for name in DECISION_METRICS:
+            assert decisions.values(name)[k] == pytest.approx(expected[name], abs=1e-12)
         said = scores.astype(float) >= threshold
         cost = (3 * np.sum(said & ~matches) + 0.5 * np.sum(~said & matches)) / n
         assert decisions.cost(3, 0.5)[k] == pytest.approx(cost)
@@ -172,7 +173,7 @@ def test_a_million_pairs_are_no_hardship():
     rng = np.random.default_rng(0)
     scores, matches = rng.normal(size=1_000_000), rng.random(1_000_000) < 0.5
     decisions = attainable_decisions(scores, matches)  # quadratic time or memory would not come back
-    accuracy, threshold = decisions.best(decisions.accuracy)
+    accuracy, threshold = decisions.best(decisions.values("accuracy"))
     assert np.mean((scores >= threshold) == matches) == accuracy
 
 
