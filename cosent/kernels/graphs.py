@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import RLock
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from weakref import ref
 
 import torch
@@ -52,11 +52,16 @@ class EncoderGraphs:
         mode: "on" makes an error of what keeps the encoder from being recorded; with "auto" it runs unrecorded then,
             and says so; "off" records nothing.
 
+    Raises:
+        UserError: if there is no such mode.
+
     Attributes:
         compile_options: of torch.compile, for the encoder's layers before they are recorded. None: not compiled.
     """
 
     def __init__(self, mode: CudaGraphs = "auto"):
+        if mode not in get_args(CudaGraphs):
+            raise UserError(f"cuda_graphs must be one of {', '.join(get_args(CudaGraphs))}, got {mode!r}")
         self.mode = mode
         self.compile_options: dict[str, Any] | None = None
         self._trains = False
@@ -65,6 +70,21 @@ class EncoderGraphs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return EncoderGraphs, (self.mode,)  # copies, and other processes, record for themselves
+
+    def check(self, device: torch.device, *, is_packed: bool) -> None:
+        """Refuse mode "on" where nothing can be recorded.
+
+        Args:
+            device: where the encoder is.
+            is_packed: whether it runs on flat tokens.
+
+        Raises:
+            UserError: saying why.
+        """
+        if self.mode == "on" and not can_record(device):
+            raise UserError(f"cuda_graphs='on' needs a CUDA device, and this model is on {device}; use 'auto'")
+        if self.mode == "on" and not is_packed:
+            raise UserError("cuda_graphs='on' needs a backbone that runs without padding; use 'auto'")
 
     def clear(self) -> None:
         """Forget all recordings, and free their memory."""

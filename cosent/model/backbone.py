@@ -6,7 +6,7 @@ from typing import get_args
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cosent.errors import CheckpointError, UserError
 from cosent.kernels.packing import Packing, can_pack, position_offset
@@ -134,3 +134,32 @@ def shall_pack(backbone: PreTrainedModel, packing: Packing, attn_implementation:
         raise UserError(f"{what}; use packing='auto'")
     logger.info("%s: texts of similar length are padded to the same length instead", what)
     return False
+
+
+def text_limit(
+    asked: int | None, stored: int | None, tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel
+) -> int:
+    """Find out how many tokens a text may have.
+
+    Args:
+        asked: what the caller wants. None: nothing.
+        stored: what the checkpoint says. None: nothing.
+        tokenizer: of the backbone.
+        backbone: whose position embeddings end somewhere.
+
+    Returns:
+        What is asked, else what is stored, else the tokenizer's limit, and never more than the backbone's.
+
+    Raises:
+        UserError: if what is asked leaves no room for a token, or is more than the backbone's.
+    """
+    limit = position_limit(backbone)
+    if asked is not None and not tokenizer.num_special_tokens_to_add() < asked <= limit:
+        raise UserError(f"max_length must leave room for a token and be at most {limit}, got {asked}")
+    return asked or int(min(stored or tokenizer.model_max_length, limit))
+
+
+def default_device() -> torch.device:
+    """The accelerator, where there is one, else the CPU."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found if found is not None else torch.device("cpu")

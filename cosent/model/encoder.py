@@ -15,14 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from cosent.distributed import num_ranks
-from cosent.errors import CheckpointError, UserError
+from cosent.errors import UserError
 from cosent.kernels.attention import wants_sorted
 from cosent.kernels.dropout import random_state, set_random_state, use_fast_dropout
 from cosent.kernels.filling import ROOM
-from cosent.kernels.graphs import CudaGraphs, EncoderGraphs, can_record
+from cosent.kernels.graphs import CudaGraphs, EncoderGraphs
 from cosent.kernels.packing import (
     Layers,
     Packing,
@@ -32,11 +32,11 @@ from cosent.kernels.packing import (
     use_packed_attention,
 )
 from cosent.kernels.walk import modules_of, weights_of
-from cosent.model.backbone import load_backbone, position_limit, shall_pack
+from cosent.model.backbone import default_device, load_backbone, shall_pack, text_limit
 from cosent.model.checkpoint import PoolingMode, read_settings, write_settings
 from cosent.model.embedding import embed_texts, embed_tokens
 from cosent.model.pooling import Reduction, pool
-from cosent.model.tokens import Tokens
+from cosent.model.tokens import Tokens, load_tokenizer
 from cosent.progress import is_watched
 from cosent.similarity import cosine_matrix, pairwise_cosine
 
@@ -148,18 +148,13 @@ class SentenceBert(nn.Module):
         use_fast_dropout(self.backbone)
         if shall_pack(self.backbone, packing, attn_implementation, name):
             use_packed_attention(self.backbone)
-        try:
-            # a tokenizer that is named apart lies at its own root, at its own revision
-            self.tokenizer = AutoTokenizer.from_pretrained(
-                tokenizer_name or name,
-                **({"trust_remote_code": trust_remote_code} if tokenizer_name else hub),
-                subfolder="" if tokenizer_name else settings.subfolder,
-            )
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"the tokenizer of {tokenizer_name or name} cannot be loaded: {error}") from error
-        if len(self.tokenizer) <= len(set(self.tokenizer.all_special_tokens)):
-            raise CheckpointError(f"{tokenizer_name or name} holds no tokenizer: its vocabulary would be empty")
-        self.max_length = _check_length(max_length, settings.max_length, self.tokenizer, self.backbone)
+        # a tokenizer that is named apart lies at its own root, at its own revision
+        self.tokenizer = (
+            load_tokenizer(tokenizer_name, trust_remote_code=trust_remote_code)
+            if tokenizer_name
+            else load_tokenizer(name, settings.subfolder, **hub)
+        )
+        self.max_length = text_limit(max_length, settings.max_length, self.tokenizer, self.backbone)
         self.normalize_embeddings = bool(
             settings.normalize_embeddings if normalize_embeddings is None else normalize_embeddings
         )
@@ -174,10 +169,10 @@ class SentenceBert(nn.Module):
             self.backbone.pooler.requires_grad_(False)
         self.eval()
         try:
-            self.to(device if device is not None else _default_device())
+            self.to(device if device is not None else default_device())
         except (AssertionError, RuntimeError) as error:
             raise UserError(f"device {device} cannot be used: {error}") from error
-        _check_graphs(cuda_graphs, self)
+        self.graphs.check(self.device, is_packed=is_packed(self.backbone))
 
     @classmethod
     def from_pretrained(cls, model_name_or_path: str | Path, **options: Any) -> "SentenceBert":
@@ -465,31 +460,10 @@ class SentenceBert(nn.Module):
         return torch.as_tensor(np.asarray(texts_or_embeddings, dtype=np.float32))
 
 
-def _check_graphs(mode: CudaGraphs, model: SentenceBert) -> None:
-    if mode not in get_args(CudaGraphs):
-        raise UserError(f"cuda_graphs must be one of {', '.join(get_args(CudaGraphs))}, got {mode!r}")
-    if mode == "on" and not can_record(model.device):
-        raise UserError(f"cuda_graphs='on' needs a CUDA device, and this model is on {model.device}; use 'auto'")
-    if mode == "on" and not is_packed(model.backbone):
-        raise UserError("cuda_graphs='on' needs a backbone that runs without padding; use 'auto'")
-
-
-def _default_device() -> torch.device:
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return found if found is not None else torch.device("cpu")
-
-
 def _check_pooling(mode: str) -> PoolingMode:
     if mode not in get_args(PoolingMode):
         raise UserError(f"pooling_mode must be one of {', '.join(get_args(PoolingMode))}, got {mode!r}")
     return mode  # type: ignore[return-value]  # mypy does not narrow by get_args
-
-
-def _check_length(asked: int | None, stored: int | None, tokenizer: Any, backbone: PreTrainedModel) -> int:
-    limits = [tokenizer.model_max_length, position_limit(backbone)]
-    if asked is not None and not tokenizer.num_special_tokens_to_add() < asked <= limits[1]:
-        raise UserError(f"max_length must leave room for a token and be at most {limits[1]}, got {asked}")
-    return asked or int(min(stored or limits[0], limits[1]))
 
 
 def _check_texts(sentences: Sequence[str]) -> list[str]:

@@ -7,13 +7,15 @@ import json
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy
+
+from cosent.errors import CheckpointError
 
 # The methods that can change a text, or its tokens, between the call of a fast tokenizer and its Rust backend.
 # transformers' base class lacks the last two: where a tokenizer's own class has them, it is called.
@@ -25,6 +27,26 @@ _METHODS_OF_A_CALL = (
     "_batch_encode_plus",
     "_switch_to_input_mode",
 )
+
+
+def load_tokenizer(name: str, subfolder: str = "", **hub: Any) -> PreTrainedTokenizerBase:
+    """Load a tokenizer, and insist on its vocabulary.
+
+    Args:
+        name: folder or hub id.
+        subfolder: of it.
+        hub: transformers' options for the hub: revision, trust_remote_code.
+
+    Raises:
+        CheckpointError: if it cannot be loaded, or knows nothing but special tokens.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder, **hub)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the tokenizer of {name} cannot be loaded: {error}") from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise CheckpointError(f"{name} holds no tokenizer: its vocabulary would be empty")
+    return tokenizer
 
 
 @dataclass(frozen=True)
