@@ -98,6 +98,6 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
 
     monkeypatch.setattr("cosent.kernels.graphs.record", record)
     monkeypatch.setattr("cosent.kernels.graphs.new_pool", object)
-    for module in ("cosent.kernels.graphs", "cosent.training.trainer"):
+    for module in ("cosent.kernels.graphs", "cosent.training.recording"):
         monkeypatch.setattr(f"{module}.can_record", lambda device: True)
     return kept

@@ -3,7 +3,7 @@
 Shapes: N texts, D dimensions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,6 +58,25 @@ class Encoder(Protocol):
     def __call__(self, input_ids: Tensor, lengths: Tensor, max_length: int) -> Tensor:
         """(n, D) embeddings of a flat batch."""
         ...
+
+
+def check_texts(sentences: Sequence[str]) -> list[str]:
+    """Insist on texts.
+
+    Args:
+        sentences: anything that can be gone through.
+
+    Returns:
+        A list of them.
+
+    Raises:
+        TypeError: saying which is no text.
+    """
+    texts = list(sentences)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"sentences[{i}] must be a text, got {text!r} of type {type(text).__name__}")
+    return texts
 
 
 def embed_texts(encoder: Encoder, texts: list[str], batch_size: int, progress: tqdm, prompt: str | None) -> Tensor:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from cosent.kernels.dropout import random_state, set_random_state, use_fast_drop
 from cosent.kernels.filling import ROOM
 from cosent.kernels.graphs import CudaGraphs, EncoderGraphs
 from cosent.kernels.packing import (
-    Layers,
     Packing,
     is_packed,
     sort_by_length,
@@ -34,25 +33,13 @@ from cosent.kernels.packing import (
 from cosent.kernels.walk import modules_of, weights_of
 from cosent.model.backbone import default_device, load_backbone, shall_pack, text_limit
 from cosent.model.checkpoint import PoolingMode, read_settings, write_settings
-from cosent.model.embedding import embed_texts, embed_tokens
-from cosent.model.pooling import Reduction, pool
+from cosent.model.embedding import check_texts, embed_texts, embed_tokens
+from cosent.model.pooling import POOLING_MODES, check_pooling_mode, pool
 from cosent.model.tokens import Tokens, load_tokenizer
 from cosent.progress import is_watched
 from cosent.similarity import cosine_matrix, pairwise_cosine
 
 logger = logging.getLogger(__name__)
-
-# Which layers' states a pooling mode reads, and how it reduces them. "pooler" puts the backbone's own dense layer
-# and tanh over the first token.
-_POOLING: dict[str, tuple[Layers, Reduction]] = {
-    "mean": ("last", "mean"),
-    "last_avg": ("last", "mean"),
-    "first_last_avg": ("first_last", "mean"),
-    "cls": ("last", "cls"),
-    "pooler": ("last", "cls"),
-    "max": ("last", "max"),
-    "last": ("last", "last"),
-}
 
 
 class Prediction(NamedTuple):
@@ -132,7 +119,7 @@ class SentenceBert(nn.Module):
             settings.decision = None  # a threshold belongs to the embeddings that it was chosen for
         if pooling_mode is None and settings.pooling_mode is None:
             logger.info("%s does not say how to pool its tokens: taking their mean (pooling_mode='mean')", name)
-        self.pooling_mode = _check_pooling(pooling_mode or settings.pooling_mode or "mean")
+        self.pooling_mode = check_pooling_mode(pooling_mode or settings.pooling_mode or "mean")
         self._trust_remote_code = trust_remote_code
         hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         self.backbone = load_backbone(
@@ -223,7 +210,7 @@ class SentenceBert(nn.Module):
         return self.graphs.embed(self, self._embed_tokens, input_ids, lengths, max_length, settings=settings)
 
     def _embed_tokens(self, input_ids: Tensor, lengths: Tensor, max_length: int) -> Tensor:
-        layers, reduction = _POOLING[self.pooling_mode]
+        layers, reduction = POOLING_MODES[self.pooling_mode]
         places = None
         if not is_packed(self.backbone) or wants_sorted(input_ids.device):
             input_ids, lengths, places = sort_by_length(input_ids, lengths)
@@ -322,7 +309,7 @@ class SentenceBert(nn.Module):
             ValueError: if truncate_dim is not between 1 and D.
         """
         single = isinstance(sentences, str)
-        texts = [sentences] if isinstance(sentences, str) else _check_texts(sentences)
+        texts = [sentences] if isinstance(sentences, str) else check_texts(sentences)
         if truncate_dim is not None and not 1 <= truncate_dim <= self.embedding_dim:
             raise ValueError(f"truncate_dim must be between 1 and {self.embedding_dim}, got {truncate_dim}")
         embeddings = self._embed(texts, batch_size, show_progress_bar, prompt)[:, :truncate_dim]
@@ -387,7 +374,7 @@ class SentenceBert(nn.Module):
         pairs = list(pairs)
         if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
             raise ValueError("pairs must be pairs of texts, like [('one text', 'another text')]")
-        embeddings = self._embed(_check_texts([text for pair in pairs for text in pair]), batch_size)  # (2P, D)
+        embeddings = self._embed(check_texts([text for pair in pairs for text in pair]), batch_size)  # (2P, D)
         scores = pairwise_cosine(embeddings[0::2], embeddings[1::2]).numpy()
         calibration = decision.calibration if decision else None
         probabilities = calibration(scores) if calibration else None
@@ -456,19 +443,5 @@ class SentenceBert(nn.Module):
         if isinstance(texts_or_embeddings, str):
             raise TypeError("similarity takes lists of texts; put a single text in a list")
         if not len(texts_or_embeddings) or isinstance(texts_or_embeddings[0], str):
-            return self._embed(_check_texts(texts_or_embeddings), batch_size=64)
+            return self._embed(check_texts(texts_or_embeddings), batch_size=64)
         return torch.as_tensor(np.asarray(texts_or_embeddings, dtype=np.float32))
-
-
-def _check_pooling(mode: str) -> PoolingMode:
-    if mode not in get_args(PoolingMode):
-        raise UserError(f"pooling_mode must be one of {', '.join(get_args(PoolingMode))}, got {mode!r}")
-    return mode  # type: ignore[return-value]  # mypy does not narrow by get_args
-
-
-def _check_texts(sentences: Sequence[str]) -> list[str]:
-    texts = list(sentences)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"sentences[{i}] must be a text, got {text!r} of type {type(text).__name__}")
-    return texts

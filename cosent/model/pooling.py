@@ -8,7 +8,37 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cosent.errors import UserError
+from cosent.kernels.packing import Layers
+from cosent.model.checkpoint import PoolingMode
+
 Reduction = Literal["mean", "cls", "max", "last"]
+
+# Which layers' states a pooling mode reads, and how it reduces them. "pooler" puts the backbone's own dense layer
+# and tanh over the first token.
+POOLING_MODES: dict[PoolingMode, tuple[Layers, Reduction]] = {
+    "mean": ("last", "mean"),
+    "cls": ("last", "cls"),
+    "max": ("last", "max"),
+    "last": ("last", "last"),
+    "pooler": ("last", "cls"),
+    "first_last_avg": ("first_last", "mean"),
+    "last_avg": ("last", "mean"),
+}
+
+
+def check_pooling_mode(mode: str) -> PoolingMode:
+    """Insist on a known pooling mode.
+
+    Args:
+        mode: its name.
+
+    Raises:
+        UserError: naming those that there are.
+    """
+    if mode not in POOLING_MODES:
+        raise UserError(f"pooling_mode must be one of {', '.join(POOLING_MODES)}, got {mode!r}")
+    return mode  # type: ignore[return-value]  # mypy does not narrow by `in`
 
 
 def pool(states: Tensor, lengths: Tensor, reduction: Reduction) -> Tensor:

@@ -28,12 +28,12 @@ from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler, Ra
 from cosent.distributed import gather_batch, gather_numbers, num_ranks, rank
 from cosent.errors import UserError
 from cosent.evaluation.evaluators import EvaluationOptions, default_metric, evaluate, metric_names
-from cosent.kernels.graphs import EncoderGraphs, can_record
 from cosent.kernels.packing import is_packed
 from cosent.losses import Loss
 from cosent.model.encoder import SentenceBert
 from cosent.training.arguments import CosentTrainingArguments
 from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler, whole
+from cosent.training.recording import compile_options, training_graphs
 
 logger = logging.getLogger(__name__)
 
@@ -104,9 +104,9 @@ class CosentTrainer(Trainer):
             _check_format(loss, train_dataset)
             if FORMATS[train_dataset.data_format].label is str:
                 args.per_device_train_batch_size = args.classes_per_batch * args.samples_per_class
-        self._graphs = _training_graphs(model.graphs, args)
+        self._graphs = training_graphs(model.graphs, args)
         if self._graphs is not None and args.torch_compile:
-            self._graphs.compile_options = _compile_options(args)
+            self._graphs.compile_options = compile_options(args)
             # the parent would compile the whole model, for sizes of any kind
             args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
         super().__init__(
@@ -374,27 +374,6 @@ class _SetEpoch(TrainerCallback):
         if self.trainer._batches is not None:
             # a resumed run begins within an epoch
             self.trainer._batches.set_epoch(math.floor((state.epoch or 0) + 1e-9))
-
-
-def _training_graphs(graphs: EncoderGraphs, args: CosentTrainingArguments) -> EncoderGraphs | None:
-    """The model's, if its training can be recorded."""
-    obstacles = {
-        f"{args.device} is no CUDA device": not can_record(args.device),
-        "--gradient_checkpointing asks for random states while it runs": args.gradient_checkpointing,
-        "several processes share gradients while the backward pass runs": num_ranks() > 1,
-        "FSDP and DeepSpeed replace the weights": bool(args.fsdp) or bool(args.deepspeed),
-    }
-    obstacle = next((reason for reason, is_there in obstacles.items() if is_there), None)
-    if obstacle and graphs.mode == "on":
-        raise UserError(f"--cuda_graphs on: training cannot be recorded, as {obstacle}; use --cuda_graphs auto")
-    return None if obstacle or graphs.mode == "off" else graphs
-
-
-def _compile_options(args: CosentTrainingArguments) -> dict[str, Any]:
-    mode = args.torch_compile_mode
-    if mode in ("reduce-overhead", "max-autotune"):
-        raise UserError(f"--torch_compile_mode {mode} makes CUDA graphs of its own: add --cuda_graphs off")
-    return {"backend": args.torch_compile_backend or "inductor", "mode": mode}
 
 
 def _settle_metric(args: CosentTrainingArguments, dataset: TextDataset | None, evaluation: EvaluationOptions) -> None:
