@@ -9,8 +9,8 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 LIMIT=350        # seconds for everything
-TESTS_LIMIT=90   # for the tests
-BUDGET=280       # for the measurements
+TESTS_LIMIT=110  # for the tests
+BUDGET=240       # for the measurements
 
 out=${1:-output/gpu}
 python=python3

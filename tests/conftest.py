@@ -97,7 +97,7 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
         return replay
 
     monkeypatch.setattr("cosent.kernels.graphs.record", record)
-    monkeypatch.setattr("cosent.kernels.graphs.new_pool", object)
+    monkeypatch.setattr("cosent.kernels.graphs.new_pool", lambda device: object())
     for module in ("cosent.kernels.graphs", "cosent.training.recording"):
         monkeypatch.setattr(f"{module}.can_record", lambda device: True)
     return kept

@@ -30,6 +30,7 @@ class Kernel:
         dtypes: of queries. None: any.
         capability: the CUDA compute capability that it needs at least.
         max_head_dim: D at most, and a multiple of 8. None: any number.
+        dropout: whether it knows dropout.
         windows: whether it knows windows.
         grouped: whether a head of keys may serve several of queries; otherwise keys and values are repeated before.
         traceable: whether torch.compile can look through it.
@@ -41,24 +42,28 @@ class Kernel:
     dtypes: tuple[torch.dtype, ...] | None = None
     capability: tuple[int, int] = (0, 0)
     max_head_dim: int | None = None
+    dropout: bool = True
     windows: bool = True
     grouped: bool = False
     traceable: bool = True
 
 
-# From the fastest to the one that takes everything. All of them know dropout and causal attention.
+# From the fastest to the one that takes everything. All of them know causal attention.
 KERNELS: dict[str, Kernel] = {
     "flash-attn": Kernel(
         fused.flash_attn, "cuda", fused.HAS_FLASH_ATTN, _HALF, capability=(8, 0), max_head_dim=256, grouped=True
     ),
     "flash": Kernel(fused.flash, "cuda", fused.HAS_FLASH, _HALF, capability=(8, 0), max_head_dim=256, grouped=True),
-    # torch traces its gradient wrongly: the fake kernel of its backward pass takes one argument too few
+    # Where texts have bounds, the two passes of torch's kernel draw different dropout: the forward pass takes the
+    # number of keys for 0 in its random offset, the backward pass does not. torch traces its gradient wrongly, too:
+    # the fake kernel of its backward pass takes one argument too few.
     "memory-efficient": Kernel(
         fused.memory_efficient,
         "cuda",
         fused.HAS_MEMORY_EFFICIENT,
         (torch.float32, *_HALF),
         max_head_dim=256,
+        dropout=False,
         windows=False,
         traceable=False,
     ),
@@ -85,19 +90,19 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, opt
         options = replace(options, window=None)
     if torch.is_autocast_enabled(kind):  # rotary positions may have given float32
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
-    kernel = KERNELS[choose(query, windowed=options.window is not None)]
+    kernel = KERNELS[choose(query, options)]
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and not kernel.grouped:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     return kernel.attend(query, key, value, bounds, options)
 
 
-def choose(query: Tensor, *, windowed: bool) -> str:
+def choose(query: Tensor, options: Options) -> str:
     """Choose the kernel for a call.
 
     Args:
         query: (T, H, D), of which device, dtype and D count.
-        windowed: whether tokens see only a part of a text.
+        options: of which count whether there is dropout, and whether tokens see only a part of a text.
 
     Returns:
         The name of the first row of `KERNELS` that takes it; the last one takes everything.
@@ -112,7 +117,8 @@ def choose(query: Tensor, *, windowed: bool) -> str:
         and (kernel.dtypes is None or query.dtype in kernel.dtypes)
         and kernel.capability <= capability
         and (kernel.max_head_dim is None or (dim <= kernel.max_head_dim and dim % 8 == 0))
-        and (kernel.windows or not windowed)
+        and (kernel.dropout or not options.dropout)
+        and (kernel.windows or options.window is None)
         and (kernel.traceable or not torch.compiler.is_compiling())
     )
 

@@ -1,11 +1,11 @@
 """Fused attention kernels for CUDA over texts of different length, one after the other, without padding.
 
-torch has two, flash attention and memory-efficient attention, and both know dropout. Its public functions offer neither
-with dropout for such texts: `torch.nn.attention.varlen.varlen_attn` takes no rate
-(https://github.com/pytorch/pytorch/pull/179390), and nested tensors cost the host ten times what the kernels take. So
-the operators beneath are called directly. They are private: this file knows them as torch 2.8 to 2.13 declare them, and
-asks at import whether the installed torch still does. Where it does not, `HAS_FLASH` or `HAS_MEMORY_EFFICIENT` is False
-and `cosent.kernels.attention` takes another kernel. Delete them when a public function has dropout.
+torch has two, flash attention, with dropout, and memory-efficient attention. Its public functions do not offer them so:
+`torch.nn.attention.varlen.varlen_attn` takes no rate of dropout (https://github.com/pytorch/pytorch/pull/179390), and
+nested tensors cost the host ten times what the kernels take. So the operators beneath are called directly. They are
+private: this file knows them as torch 2.8 to 2.13 declare them, and asks at import whether the installed torch still
+does. Where it does not, `HAS_FLASH` or `HAS_MEMORY_EFFICIENT` is False and `cosent.kernels.attention` takes another
+kernel. Delete them when a public function has dropout.
 
 Run on a GPU so far: flash attention, by a sketch of this call, with torch 2.11 on an H200.
 
@@ -85,13 +85,15 @@ def memory_efficient(query: Tensor, key: Tensor, value: Tensor, bounds: TextBoun
     """Memory-efficient attention by torch.
 
     Arguments and result are those of `flash_attn`, but that float32 is taken, too, keys have as many heads as queries,
-    and there are no windows.
+    and there are neither windows nor dropout.
     """
-    ends = (bounds.offsets, bounds.offsets, bounds.max_length, bounds.max_length)
+    assert options.window is None and not options.dropout
+    longest = min(bounds.max_length, len(query))  # its backward pass refuses more than there are tokens
+    ends = (bounds.offsets, bounds.offsets, longest, longest)
     keeps_sums = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     mask = _CAUSAL if options.causal else _NO_MASK
     return torch.ops.aten._efficient_attention_forward(
-        query[None], key[None], value[None], None, *ends, options.dropout, mask, keeps_sums, scale=options.scale
+        query[None], key[None], value[None], None, *ends, 0.0, mask, keeps_sums, scale=options.scale
     )[0][0]
 
 

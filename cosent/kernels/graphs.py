@@ -199,12 +199,13 @@ class EncoderGraphs:
         if foreign:
             raise RuntimeError(f"it has modules of {', '.join(sorted(foreign))}")
         if self._pool is None:
-            self._pool = new_pool()
+            self._pool = new_pool(device)
         weights = [weight for weight in weights_of(encoder) if weight.requires_grad] if self._trains else []
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))  # tensors made in it could not be written to outside
             stack.enter_context(torch.set_grad_enabled(bool(weights)))
             stack.enter_context(_uncached_autocast(device))
+            torch.clear_autocast_cache()  # casts that were made before hold the weights' graph on another stream
             if self.compile_options is not None:
                 stack.enter_context(_compiled_layers(encoder, self.compile_options))
             recording = _Recording(size, device)
@@ -328,9 +329,16 @@ def can_record(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def new_pool() -> Any:
-    """A pool of memory that recordings share: no two of them run at the same time."""
-    return torch.cuda.graph_pool_handle()
+def new_pool(device: torch.device) -> Any:
+    """What recordings share: a pool of memory, as no two of them run at the same time, and a stream.
+
+    The stream is their own, since recordings of one stream share cuBLAS's workspace, which goes with the first of them
+    that is freed (https://github.com/pytorch/pytorch/issues/193402).
+
+    Args:
+        device: where the encoder is.
+    """
+    return torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
 
 def record(function: Callable[[], None], pool: Any) -> Callable[[], None]:
@@ -342,11 +350,23 @@ def record(function: Callable[[], None], pool: Any) -> Callable[[], None]:
 
     Returns:
         Does it again, with what then lies in the tensors that it used.
+
+    Raises:
+        RuntimeError: if it cannot be recorded; the stream and the random numbers are as before then.
     """
+    handle, stream = pool
+    generator = torch.cuda.default_generators[stream.device.index]
+    before = generator.clone_state()
     graph = torch.cuda.CUDAGraph()
-    # other threads, such as the one that pins batches, may go on with what they do
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        function()
+    try:
+        # a capture that fails leaves its stream behind; the outer contexts do not
+        with torch.cuda.device(stream.device), torch.cuda.stream(torch.cuda.current_stream(stream.device)):
+            # other threads, such as the one that pins batches, may go on with what they do
+            with torch.cuda.graph(graph, pool=handle, stream=stream, capture_error_mode="thread_local"):
+                function()
+    except RuntimeError:
+        generator.graphsafe_set_state(before)  # for the generator, a capture that failed goes on
+        raise
     return graph.replay
 
 

@@ -30,13 +30,12 @@ class _Ids(NamedTuple):
     def left_out(self, block: slice) -> Tensor:
         """Candidates that the a anchors of a block are not compared with, (a, M)."""
         targets = self.targets[block]
-        rows = torch.arange(len(targets), device=targets.device)
         left_out = self.candidates == self.anchors[block, None]
         left_out |= self.candidates == self.positives[block, None]
         left_out |= self.candidates == NO_TEXT
-        left_out[rows, targets] = False
+        left_out.scatter_(1, targets[:, None], False)  # unlike indexing, it waits for no device
         if self.itself is not None:
-            left_out[rows, self.itself[block]] = True
+            left_out.scatter_(1, self.itself[block][:, None], True)
         return left_out
 
 

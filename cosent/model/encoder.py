@@ -365,7 +365,7 @@ class SentenceBert(nn.Module):
         if threshold is None:
             if decision is None:
                 raise ValueError(
-                    "this checkpoint stores no threshold: give one, or let scripts/calibrate.py choose one on "
+                    "this checkpoint stores no threshold: give one, or let `cosent calibrate` choose one on "
                     "labelled pairs"
                 )
             threshold = decision.threshold

@@ -206,12 +206,14 @@ class _Cached(torch.autograd.Function):
         *others, (last, _) = zip(ctx.pieces, ctx.random_states, strict=True)
         with ctx.without_sync():
             ctx.last_embeddings.backward(grad[last.places])
+            ctx.last_embeddings = None  # a graph that lives on would tie what is recorded below to this stream
         for number, (piece, state) in enumerate(others, start=1):
             with nullcontext() if number == len(others) else ctx.without_sync():
                 set_random_state(state, device)
                 with torch.enable_grad(), torch.autocast(**ctx.autocast):
                     embeddings = _embed(ctx.embed, piece)
                 embeddings.backward(grad[piece.places])
+                del embeddings  # as above
         set_random_state(after, device)
         return None, None, None, None
 

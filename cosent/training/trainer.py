@@ -243,8 +243,9 @@ class CosentTrainer(Trainer):
         )  # (N, D), less where texts are missing
         if len(embeddings) < ids.numel():
             empty = embeddings.new_zeros(ids.numel(), embeddings.shape[1])
-            # unlike indexing, it waits for no device
-            embeddings = empty.masked_scatter((ids != NO_TEXT).view(-1, 1), embeddings)
+            # unlike with a mask, neither it nor its gradient waits for the device
+            places = (ids.reshape(-1) == NO_TEXT).int().argsort(stable=True)[: len(embeddings)]
+            embeddings = empty.index_copy(0, places, embeddings)
         embeddings = embeddings.view(*ids.shape, embeddings.shape[-1])  # (K, B, D)
         # what is known to match is no negative, and a text matches itself
         ids = inputs.get("group_ids", inputs["text_ids"]).view_as(ids)
@@ -397,7 +398,7 @@ def _check_format(loss: Loss, dataset: TextDataset) -> None:
     if dataset.data_format not in loss.data_formats:
         fix = ""
         if FORMATS[dataset.data_format].label is float and "triplets" in loss.data_formats:
-            fix = "; make triplets of the pairs that match with Records.to_triplets, as scripts/train.py does"
+            fix = "; make triplets of the pairs that match with Records.to_triplets, as `cosent train` does"
         raise UserError(
             f"{type(loss).__name__} learns from {' or '.join(loss.data_formats)}, and "
             f"{dataset.records.report.path} holds {dataset.data_format}{fix}"

@@ -16,6 +16,7 @@ from tests.kernels.loops import LENGTHS, bounds_of, gradients, inputs, naive
 MASKS = [{}, {"causal": True}, {"window": 3}, {"causal": True, "window": 2}]
 # float32 of the GPU's tensor cores keeps ten bits, as float16 does
 BOUNDS = {torch.float32: 2e-3, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+PLAIN, WINDOWED, DROPPED = Options(0.3), Options(0.3, window=5), Options(0.3, dropout=0.1)
 FUSED = ["flash-attn", "flash", "memory-efficient", "padded"]
 
 
@@ -80,23 +81,23 @@ def test_a_window_that_hides_nothing_is_left_out(window, monkeypatch):
 def test_the_table_has_a_kernel_for_every_call(monkeypatch):
     of_gpu(monkeypatch)
     half, single = Query(torch.bfloat16), Query(torch.float32)
-    assert choose(half, windowed=False) == choose(half, windowed=True) == "flash-attn"
+    assert choose(half, PLAIN) == choose(half, WINDOWED) == choose(half, DROPPED) == "flash-attn"
     of_gpu(monkeypatch, flash_attn=False)
-    assert choose(half, windowed=False) == choose(Query(torch.float16), windowed=True) == "flash"
-    assert choose(single, windowed=False) == "memory-efficient"
-    assert choose(single, windowed=True) == "padded"
-    assert choose(Query(torch.float64), windowed=False) == "padded"
+    assert choose(half, PLAIN) == choose(Query(torch.float16), WINDOWED) == "flash"
+    assert choose(single, PLAIN) == "memory-efficient"
+    assert choose(single, WINDOWED) == choose(single, DROPPED) == "padded"
+    assert choose(Query(torch.float64), PLAIN) == "padded"
     for dim, name in ((8, "flash"), (256, "flash"), (264, "padded"), (12, "padded")):
-        assert choose(Query(torch.bfloat16, dim), windowed=False) == name
+        assert choose(Query(torch.bfloat16, dim), PLAIN) == name
     of_gpu(monkeypatch, (7, 5), flash_attn=False)  # before Ampere
-    assert choose(half, windowed=False) == "memory-efficient"
+    assert choose(half, PLAIN) == "memory-efficient"
     of_gpu(monkeypatch, flash_attn=False, flash=False, memory_efficient=False)
-    assert choose(half, windowed=False) == choose(single, windowed=True) == "padded"
-    assert choose(Query(torch.float32, device="cpu"), windowed=True) == "by length"
+    assert choose(half, PLAIN) == choose(single, WINDOWED) == "padded"
+    assert choose(Query(torch.float32, device="cpu"), WINDOWED) == "by length"
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     of_gpu(monkeypatch, flash_attn=False)
-    assert choose(half, windowed=False) == "flash"
-    assert choose(single, windowed=False) == "padded"
+    assert choose(half, PLAIN) == "flash"
+    assert choose(single, PLAIN) == "padded"
 
 
 def test_only_where_texts_are_taken_by_length_do_they_want_to_be_sorted():
@@ -123,7 +124,7 @@ def test_the_flash_operator_takes_what_it_is_given(masks, key_heads):
 
 def test_the_memory_efficient_operator_takes_what_it_is_given():
     tensors = [x.detach() for x in inputs(dtype=torch.float32, device="meta")]
-    out = fused.memory_efficient(*tensors, bounds_of(LENGTHS, "meta"), Options(0.3, dropout=0.1, causal=True))
+    out = fused.memory_efficient(*tensors, bounds_of(LENGTHS, "meta"), Options(0.3, causal=True))
     assert out.shape == tensors[0].shape and out.dtype == torch.float32
 
 
@@ -259,12 +260,13 @@ def test_autocast_decides_the_dtype():
         assert attention(*tensors, bounds_of(LENGTHS), Options(0.3)).dtype == torch.bfloat16
 
 
-def on_gpu(name, dtype, masks):
+def on_gpu(name, dtype, options):
     """Skip what a row does not take on this GPU."""
     kernel = KERNELS[name]
     if not kernel.is_there or torch.cuda.get_device_capability() < kernel.capability:
         pytest.skip(f"{name} is not there")
-    if (kernel.dtypes and dtype not in kernel.dtypes) or ("window" in masks and not kernel.windows):
+    is_known = kernel.windows or "window" not in options, kernel.dropout or "dropout" not in options
+    if (kernel.dtypes and dtype not in kernel.dtypes) or not all(is_known):
         pytest.skip(f"{name} does not take this")
 
 
@@ -290,7 +292,7 @@ def test_cuda_kernels_equal_a_loop(name, dtype, masks, key_heads):
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_cuda_dropout_keeps_the_mean_and_follows_the_seed(name, dtype):
-    on_gpu(name, dtype, {})
+    on_gpu(name, dtype, {"dropout": 0.4})
     tensors, bounds = [x.detach() for x in inputs(dtype=dtype, device="cuda")], bounds_of(LENGTHS, "cuda")
     plain = attend(name, *tensors, bounds=bounds, options=Options(0.3)).float()
 
@@ -311,7 +313,7 @@ def test_cuda_dropout_keeps_the_mean_and_follows_the_seed(name, dtype):
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_cuda_gradients_are_of_the_dropout_that_was_drawn(name, dtype):
     """Values that are the unit vectors show which weights were dropped; with these, a reference has the gradients."""
-    on_gpu(name, dtype, {})
+    on_gpu(name, dtype, {"dropout": 0.4})
     lengths, rate = [7, 5, 8], 0.4
     query, key, value = (x[: sum(lengths)].detach().requires_grad_() for x in inputs(dtype=dtype, device="cuda"))
     bounds = bounds_of(lengths, "cuda")

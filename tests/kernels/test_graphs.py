@@ -40,7 +40,8 @@ def train(model, *batches):
         for number, one in enumerate(batches):
             embeddings = model(*one)
             weights = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(number))
-            (embeddings * weights).sum().backward()
+            (embeddings * weights.to(embeddings.device)).sum().backward()
+            del embeddings  # a graph that lives on would be in the way of a recording
     return gradients(model)
 
 
@@ -401,9 +402,11 @@ def test_cuda_graphs_draw_the_dropout_of_eager_runs_and_new_one_each_time(tiny_b
         with torch.autocast("cuda", precision or torch.bfloat16, enabled=precision is not None):
             for _ in range(6):
                 with model.graphs.training():
-                    found.append(model(*gpu_batch()))
-                    found[-1].float().sum().backward()
-        results.append(torch.stack([x.detach().float() for x in found]))
+                    embeddings = model(*gpu_batch())
+                    embeddings.float().sum().backward()
+                    found.append(embeddings.detach().float())
+                    del embeddings
+        results.append(torch.stack(found))
     assert_close(*results, rtol=1e-3, atol=1e-3)
     assert all(not torch.equal(results[0][i], results[0][j]) for i in range(6) for j in range(i))
 
@@ -434,8 +437,8 @@ def test_cuda_graphs_of_pieces_draw_the_same_in_both_passes(tiny_bert, dropout):
                 pieces = cut(input_ids, lengths, 100)
                 embeddings = embed_pieces(model, pieces)
                 embeddings.square().sum().backward()
-        results.append((embeddings.detach(), gradients(model)))
-        # a step along the gradient of the very dropout that was drawn raises the sum
+                embeddings = embeddings.detach()
+        results.append((embeddings, gradients(model)))
     if not dropout:
         assert_close(results[0][0], results[1][0], rtol=2e-3, atol=2e-3)
         for name, grad in results[1][1].items():

@@ -63,6 +63,21 @@ def test_losses_and_their_statistics_ask_for_nothing(name):
     assert all(value.ndim == 0 for value in loss.statistics(embeddings.detach(), labels.get(kind), text_ids).values())
 
 
+def test_no_number_of_the_cpu_is_written_by_index(monkeypatch):
+    """On a GPU it would be copied there first, which waits; a device without data does not notice."""
+    written, write = [], torch.Tensor.__setitem__
+
+    def watched(tensor, place, value):
+        written.append((place, value))
+        write(tensor, place, value)
+
+    monkeypatch.setattr(torch.Tensor, "__setitem__", watched)
+    for loss, columns, kind in LOSSES.values():
+        labels = {"scores": torch.rand(16), "classes": torch.arange(16) // 4}.get(kind)
+        loss(torch.randn(columns, 16, 8), labels, torch.arange(columns * 16))
+    assert written and all(isinstance(value, torch.Tensor) for _, value in written)
+
+
 def test_a_question_for_data_raises():
     with pytest.raises(RuntimeError):
         int(torch.empty(3, device="meta").max())
