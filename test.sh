@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Evaluate a model: bash test.sh [folder or hub id] [flags of scripts/test.py]. Default: the latest run, sample data.
-# Paths are relative to this folder.
+# Evaluate a model: bash test.sh [folder or hub id] [flags of `cosent test`]. Default: the latest run, sample data.
+# Paths are relative to where this is called.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
-bash scripts/setup.sh
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+bash "$root/scripts/setup.sh"
 
 flags=()
 if [ $# -gt 0 ] && [[ $1 != --* ]]; then
@@ -19,8 +19,10 @@ elif [[ " $*" != *" --model_name_or_path"* && " $*" != *" --model-name-or-path"*
     flags+=(--model_name_or_path "$(dirname "$latest")")
 fi
 if [[ " $*" != *" --test_data_path"* && " $*" != *" --test-data-path"* ]]; then
+    sample=$root/data/test.txt
+    [ "$PWD" -ef "$root" ] && sample=data/test.txt
     echo "Testing on the sample data; --test_data_path names your own"
-    flags+=(--test_data_path data/test.txt --positive_label_min 4)
+    flags+=(--test_data_path "$sample" --positive_label_min 4)
 fi
 # before bash 4.4, which macOS still has, an empty array is an unset variable
-exec .venv/bin/python scripts/test.py ${flags[@]+"${flags[@]}"} "$@"
+exec "$root/.venv/bin/python" "$root/scripts/test.py" ${flags[@]+"${flags[@]}"} "$@"

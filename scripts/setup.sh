@@ -17,7 +17,9 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
 fi
 if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ]; then
     echo "Installing cosent and what it needs into .venv"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[backbone,report,dev]'
+    # compat: found from any folder, also from above a checkout, whose name is the package's
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+        --config-settings editable_mode=compat -e '.[backbone,report,dev]'
     echo "$wanted" >$stamp
 fi
 

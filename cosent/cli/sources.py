@@ -37,6 +37,9 @@ def mirror(module: str, name: str, *, title: str | None = None, without: typing.
     for node in body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             names[ast.unparse(node.targets[0])] = node.value.value
+        if isinstance(node, ast.If):  # whose condition an import alone can tell
+            assigned = (to for item in ast.walk(node) if isinstance(item, ast.Assign) for to in item.targets)
+            names.update({ast.unparse(to): _Unknown() for to in assigned})
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id not in without:
             kind = _evaluate(node.annotation, names)
             fields.append((node.target.id, str if isinstance(kind, _Unknown) else kind, _field(node, names)))
@@ -88,7 +91,8 @@ def _field(node: ast.AnnAssign, names: _Names) -> Any:
     metadata = {key: value for key, value in declared.metadata.items() if not isinstance(value, _Unknown)}
     if declared.default_factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=declared.default_factory, metadata=metadata)
-    return dataclasses.field(default=declared.default, metadata=metadata)
+    default = None if isinstance(declared.default, _Unknown) else declared.default
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def _evaluate(expression: ast.expr, names: _Names) -> Any:
@@ -96,15 +100,15 @@ def _evaluate(expression: ast.expr, names: _Names) -> Any:
 
 
 def _enumeration(path: Path, name: str) -> type | None:
-    """An enumeration of texts that a module defines, or imports from a neighbour by `from .x import`."""
+    """An enumeration of texts that a module defines, or imports by name from another one."""
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.ClassDef) and node.name == name:
             members = [item for item in node.body if isinstance(item, ast.Assign)]
             values = {ast.unparse(item.targets[0]): ast.literal_eval(item.value) for item in members}
             return Enum(name, values) if values else None  # type: ignore[return-value]
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and any(item.name == name for item in node.names):
-            neighbour = path.parent / f"{(node.module or '').replace('.', '/')}.py"
-            return _enumeration(neighbour, name) if neighbour.is_file() else None
+        if isinstance(node, ast.ImportFrom) and node.module and any(item.name == name for item in node.names):
+            source = path.parent / f"{node.module.replace('.', '/')}.py" if node.level else _path(node.module)
+            return _enumeration(source, name) if source.is_file() else None
     return None
 
 
@@ -120,7 +124,8 @@ def _path(module: str) -> Path:
 
 
 def _folder(package: str) -> Path:
+    """A package's folder; of a module alone, one that is not there."""
     spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None:
         raise ModuleNotFoundError(f"there is no package {package}", name=package)
-    return Path(next(iter(spec.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations or ["no-such-folder"])))

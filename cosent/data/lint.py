@@ -9,15 +9,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cosent.data.datasets import Records
 from cosent.data.formats import FORMATS, DataFormat, Example
 from cosent.data.graphs import components
 from cosent.data.positives import is_match
 from cosent.data.readers import ExampleReader
+
+if TYPE_CHECKING:
+    from cosent.data.datasets import Records  # which imports torch
 
 SHOWN_EXAMPLES = 3
 _SHOWN_CHARACTERS = 60
@@ -80,7 +83,7 @@ class Split:
         return cls(str(reader.path), reader.data_format, reader.unit, places, examples)
 
     @classmethod
-    def of(cls, records: Records) -> "Split":
+    def of(cls, records: "Records") -> "Split":
         """What was read already; places are then those among its examples."""
         labels = records.labels.tolist() if "label" in records.rows.column_names else [None] * len(records)
         examples = [Example(tuple(texts), label) for texts, label in zip(records.rows["texts"], labels, strict=True)]

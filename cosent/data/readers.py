@@ -107,7 +107,9 @@ class ExampleReader:
             return ""
         if layout is None or layout.data_format == self.columns.data_format:
             return ""
-        return f"These look like {layout.data_format}, not {self.columns.data_format}: see README for their loss. "
+        return (
+            f"These look like {layout.data_format}, not {self.columns.data_format}: docs/training.md has their loss. "
+        )
 
     def _examples(self, rows: Iterator[PlacedRow]) -> Iterator[Example]:
         first = list(islice(rows, _ROWS_TO_LOOK_AT))

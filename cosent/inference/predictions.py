@@ -6,14 +6,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from tqdm.auto import tqdm
 
 from cosent.data.readers import ExampleReader
 from cosent.errors import UserError
-from cosent.model.encoder import SentenceBert
+
+if TYPE_CHECKING:
+    from cosent.model.encoder import SentenceBert  # which imports torch
 
 _NO_SEPARATORS = str.maketrans("\t\r\n", "   ")
 
@@ -94,7 +96,7 @@ def check_output(path: str | Path) -> Path:
 
 
 def score_file(
-    model: SentenceBert,
+    model: "SentenceBert",
     reader: ExampleReader,
     output_path: str | Path,
     *,
@@ -125,7 +127,7 @@ def score_file(
     if output_path.resolve() == reader.path.resolve():
         raise UserError(f"{reader.path} would be overwritten by its own scores; give another output")
     if threshold is None and model.settings.decision is None:
-        raise UserError("this model stores no threshold: give --threshold, or let scripts/calibrate.py choose one")
+        raise UserError("this model stores no threshold: give --threshold, or let `cosent calibrate` choose one")
 
     for _ in reader:
         pass

@@ -1,32 +1,84 @@
+import contextlib
+import io
 import json
+import logging
 import os
-import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from cosent.cli.main import main
 from tests.conftest import DATA, ROOT
+
+# The scripts that commands were before they were commands.
+SHIMS = {
+    **{name: f"{name}.py" for name in ("train", "test", "encode", "predict", "calibrate", "compare")},
+    "check": "check_data.py",
+    "build-backbone": "build_backbone.py",
+}
 
 
 @dataclass
 class Done:
-    """How a script ended."""
+    """How a command ended."""
 
     status: int
     stdout: str
     stderr: str
+    output: bytes = b""
 
 
-def run_script(name: str, *arguments: str, cwd: Path = ROOT) -> Done:
-    """Run one of the scripts as a user would, with no terminal behind it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def cosent(*arguments: object, cwd: Path | None = None, stdin: bytes = b"") -> Done:
+    """Run a command in this process, to save its imports, as a user would with no terminal behind it."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with (
+        contextlib.chdir(cwd or ROOT),
+        mock.patch.dict(os.environ),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8")),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        _own_logging(),
+    ):
+        try:
+            main([str(argument) for argument in arguments])
+            status = 0
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+            if isinstance(ended.code, str):
+                err.write(ended.code + "\n")
+    output, errors = (stream.buffer.getvalue() for stream in (out, err))  # type: ignore[attr-defined]
+    return Done(status, output.decode("utf-8", "replace"), errors.decode("utf-8"), output)
+
+
+@contextlib.contextmanager
+def _own_logging() -> Iterator[None]:
+    """Messages go where a new process would send them; pytest's handlers, and the levels, are restored."""
+    root, ours = logging.getLogger(), logging.getLogger("cosent")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    root.handlers[:] = []
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        ours.setLevel(levels[1])
+
+
+def run_script(name: object, *arguments: object, cwd: Path = ROOT) -> Done:
+    """Run one of the scripts in a process of its own, with no terminal behind it."""
+    return _process([sys.executable, str(ROOT / "scripts" / str(name)), *map(str, arguments)], cwd=cwd)
+
+
+def _process(command: list[str], cwd: Path = ROOT, **environment: str) -> Done:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)],
+        command,
         cwd=cwd,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -42,20 +94,12 @@ _LAUNCHERS = {
 
 def launch(launcher: str, *arguments: object, **environment: str) -> Done:
     """Start several processes."""
-    done = subprocess.run(
-        [sys.executable, "-m", *_LAUNCHERS[launcher], *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return _process([sys.executable, "-m", *_LAUNCHERS[launcher], *map(str, arguments)], **environment)
 
 
-def torchrun(num_ranks: int, name: str, *arguments: object) -> Done:
-    """Run one of the scripts in several processes."""
-    return launch("torchrun", f"--nproc_per_node={num_ranks}", ROOT / "scripts" / name, *arguments)
+def torchrun(num_ranks: int, command: str, *arguments: object) -> Done:
+    """Run a command in several processes."""
+    return launch("torchrun", f"--nproc_per_node={num_ranks}", ROOT / "scripts" / SHIMS[command], *arguments)
 
 
 def bash(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -71,17 +115,16 @@ def bash(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[st
 
 
 @pytest.fixture
-def error_of(monkeypatch, capsys):
-    """Runs a script that must fail, in this process to save its imports, and gives the line that it ends with."""
+def error_of():
+    """Runs a command that must fail, and gives the one message that it ends with."""
 
-    def run(name: str, *arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
-        capsys.readouterr()
-        assert isinstance(ended.value.code, str), ended.value.code  # printed to stderr, exit status 1
-        return ended.value.code
+    def run(*arguments: object) -> str:
+        done = cosent(*arguments)
+        assert done.status in (1, 2), done.stdout
+        assert "Traceback" not in done.stderr
+        _, *messages = done.stderr.split("error: ")
+        assert len(messages) == 1, done.stderr
+        return messages[0]
 
     return run
 
@@ -90,8 +133,8 @@ def error_of(monkeypatch, capsys):
 def classic_run(tiny_bert, tmp_path_factory) -> tuple[Done, Path]:
     """The classic command line on the Chinese sample, with the tiny model; and the run's folder."""
     output = tmp_path_factory.mktemp("output")
-    done = run_script(
-        "train.py",
+    done = cosent(
+        "train",
         f"--model_name_or_path={tiny_bert}",
         f"--output_dir={output}",
         f"--train_data_path={DATA / 'zh' / 'train.txt'}",

@@ -1,13 +1,13 @@
 from cosent import SentenceBert
+from tests.cli.conftest import cosent
 from tests.conftest import DATA
-from tests.scripts.conftest import run_script
 
 SMALL = ["--hidden_size=16", "--num_hidden_layers=1", "--num_attention_heads=2", "--intermediate_size=32"]
 
 
 def build(folder, *more):
     corpus = DATA / "zh" / "train.txt"
-    return run_script("build_backbone.py", f"--corpus={corpus}", f"--output_dir={folder}", *SMALL, *more)
+    return cosent("build-backbone", f"--corpus={corpus}", f"--output_dir={folder}", *SMALL, *more)
 
 
 def test_it_builds_an_encoder_that_knows_every_character_of_its_corpus(tmp_path):
@@ -41,4 +41,4 @@ def test_mistakes_end_in_one_clear_line(error_of, tmp_path):
         ([f"--corpus={tmp_path / 'binary.txt'}"], "is no UTF-8 text"),
         (["--corpus=missing.txt", "--hidden_size=65"], "no multiple"),
     ):
-        assert message in error_of("build_backbone.py", *flags, f"--output_dir={tmp_path}")
+        assert message in error_of("build-backbone", *flags, f"--output_dir={tmp_path}")

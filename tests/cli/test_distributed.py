@@ -2,14 +2,15 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
+from tests.cli.conftest import cosent, launch, read_json, torchrun
 from tests.conftest import DATA, ROOT
-from tests.scripts.conftest import launch, read_json, run_script, torchrun
 
 PLAIN = ["--optim=sgd", "--learning_rate=0.005", "--max_grad_norm=0", "--lr_scheduler_type=constant", "--dropout=0"]
 
@@ -90,10 +91,10 @@ def assert_resumed(folder, step):
 )
 def test_ranks_train_as_one_process_with_their_batches_together(flags, tmp_path, task, num_ranks, whole, share, how):
     one, many = tmp_path / "one", tmp_path / "many"
-    done = run_script("train.py", *flags(task, one, *PLAIN, *whole, *how))
+    done = cosent("train", *flags(task, one, *PLAIN, *whole, *how))
     assert done.status == 0, done.stderr
     # in pieces, and yet the same
-    done = torchrun(num_ranks, "train.py", *flags(task, many, *PLAIN, *share, *how, "--micro_batch_tokens=40"))
+    done = torchrun(num_ranks, "train", *flags(task, many, *PLAIN, *share, *how, "--micro_batch_tokens=40"))
     assert done.status == 0, done.stderr
     assert_same_run(one, many)
     assert done.stdout.count("The model is in") == 1  # one rank speaks
@@ -110,14 +111,17 @@ def test_default_flags_pass_on_rows_that_do_not_divide_and_testing_equals_one_pr
     flags = [f"--model_name_or_path={tiny_bert}", f"--output_dir={tmp_path / 'run'}", "--timestamp_output_dir=False"]
     data = [f"--train_data_path={DATA / 'zh' / 'sentences.txt'}", f"--test_data_path={DATA / 'zh' / 'test.txt'}"]
     sizes = ["--loss=infonce", "--data_format=sentences", "--per_device_train_batch_size=31", "--num_train_epochs=1"]
-    done = torchrun(2, "train.py", *flags, *data, *sizes)
+    done = torchrun(2, "train", *flags, *data, *sizes)
     assert done.status == 0, done.stderr
     for name in ("run", "zh"):  # a model, and data of every kind of metric
         test = [f"--model_name_or_path={tmp_path / 'run'}", "--device=cpu", "--batch_size=2"]
         paths = {"run": DATA / "zh" / "test.txt", "zh": DATA / "zh" / "sentences.txt"}
-        for launcher, out in ((run_script, "one"), (lambda *args: torchrun(2, *args), "two")):
+        for launcher, out in (
+            (cosent, "one"),
+            (partial(launch, "torchrun", "--nproc_per_node=2", "-m", "cosent"), "two"),
+        ):
             folder = tmp_path / f"{name}-{out}"
-            done = launcher("test.py", *test, f"--test_data_path={paths[name]}", f"--output_dir={folder}")
+            done = launcher("test", *test, f"--test_data_path={paths[name]}", f"--output_dir={folder}")
             assert done.status == 0, done.stderr
             assert done.stdout.count("Written to") == 1
         # to the last bit: the same batches are embedded, only elsewhere
@@ -128,8 +132,8 @@ def test_default_flags_pass_on_rows_that_do_not_divide_and_testing_equals_one_pr
 def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on_to_the_same_end(flags, tmp_path):
     saving = ["--eval_strategy=steps", "--eval_steps=5", "--per_device_train_batch_size=6", "--max_steps=12"]
     arguments = flags("cosent", tmp_path / "whole", *saving)
-    assert torchrun(2, "train.py", *arguments).status == 0
-    dying = [str(ROOT / "tests" / "scripts" / "dying_rank.py"), str(ROOT / "scripts" / "train.py")]
+    assert torchrun(2, "train", *arguments).status == 0
+    dying = [str(ROOT / "tests" / "cli" / "dying_rank.py"), str(ROOT / "scripts" / "train.py")]
     # the launcher looks every two seconds, so that the other rank has the time to speak
     how = ["--nproc_per_node=2", "--monitor-interval=2", *dying]
     ended = launch("torchrun", *how, *flags("cosent", tmp_path / "ended", *saving))
@@ -159,7 +163,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on_to_the_same_end(fla
 
 def test_an_error_of_one_rank_alone_is_said_by_it(tiny_bert, tmp_path):
     code = (
-        "import os, sys; sys.path.insert(0, 'scripts'); import command_line as c; from cosent import UserError\n"
+        "import os; from cosent.cli import running as c; from cosent import UserError\n"
         "def main():\n"
         "    if os.environ['RANK'] == '1': raise UserError('this one is full')\n"
         "    import time; time.sleep(60)\n"
@@ -176,11 +180,8 @@ def test_sharded_weights_train_evaluate_save_and_resume_as_whole_ones(flags, tmp
     saving = ["--eval_strategy=steps", "--eval_steps=5", "--max_steps=12", "--save_total_limit=9", *PLAIN]
     # an optimizer that has a state, and whose steps do not depend on the signs of gradients next to 0
     saving += ["--optim=adamw_torch", "--adam_epsilon=0.01"]
-    assert (
-        run_script("train.py", *flags("cosent", tmp_path / "one", *saving, "--per_device_train_batch_size=12")).status
-        == 0
-    )
-    fsdp = [str(ROOT / "tests" / "scripts" / "fsdp_on_cpu.py"), str(ROOT / "scripts" / "train.py")]
+    assert cosent("train", *flags("cosent", tmp_path / "one", *saving, "--per_device_train_batch_size=12")).status == 0
+    fsdp = [str(ROOT / "tests" / "cli" / "fsdp_on_cpu.py"), str(ROOT / "scripts" / "train.py")]
     more = ["--per_device_train_batch_size=6", "--micro_batch_tokens=40", "--fsdp=True"]
     done = launch("torchrun", "--nproc_per_node=2", *fsdp, *flags("cosent", tmp_path / "sharded", *saving, *more))
     assert done.status == 0, done.stderr
@@ -191,7 +192,7 @@ def test_sharded_weights_train_evaluate_save_and_resume_as_whole_ones(flags, tmp
     assert done.status == 0, done.stderr
     assert_same_run(tmp_path / "one", tmp_path / "sharded")
     assert_resumed(tmp_path / "sharded", 5)
-    alone = run_script("train.py", *flags("cosent", tmp_path / "sharded", *saving, checkpoint))
+    alone = cosent("train", *flags("cosent", tmp_path / "sharded", *saving, checkpoint))
     assert "was trained by 2 processes, not by 1" in alone.stderr
 
 
@@ -208,7 +209,7 @@ def test_accelerate_launches_it_too_and_each_rank_may_keep_its_batch_to_itself(f
 
 
 def test_ranks_that_keep_their_batches_to_themselves_share_all_rows(tiny_bert, tmp_path):
-    script = ROOT / "tests" / "scripts" / "rows_of_a_rank.py"
+    script = ROOT / "tests" / "cli" / "rows_of_a_rank.py"
     data = DATA / "zh" / "dev.txt"
     done = launch("torchrun", "--nproc_per_node=2", script, tiny_bert, data, tmp_path)
     assert done.status == 0, done.stderr
@@ -217,12 +218,12 @@ def test_ranks_that_keep_their_batches_to_themselves_share_all_rows(tiny_bert, t
 
 
 def test_what_is_wrong_on_all_ranks_is_said_once(tiny_bert, tmp_path):
-    done = torchrun(2, "train.py", f"--model_name_or_path={tiny_bert}", f"--train_data_path={tmp_path / 'none.tsv'}")
+    done = torchrun(2, "train", f"--model_name_or_path={tiny_bert}", f"--train_data_path={tmp_path / 'none.tsv'}")
     assert done.status == 1
     assert done.stderr.count("none.tsv") == 1
 
 
-def test_scripts_need_no_launcher_to_be_imported():
+def test_commands_need_no_launcher_to_be_imported():
     code = "import torch.distributed as d, cosent.distributed as c; print(c.rank(), c.num_ranks(), d.is_initialized())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "1", "False"]

@@ -1,12 +1,11 @@
-import runpy
-
 import numpy as np
 import pytest
 
 from cosent import SentenceBert
+from cosent.cli.running import choose_device
 from cosent.inference.embeddings import EncodingOptions, encode_file
-from tests.conftest import DATA, ROOT
-from tests.scripts.conftest import run_script, torchrun
+from tests.cli.conftest import cosent, torchrun
+from tests.conftest import DATA
 
 TEXTS = [line.split("\t")[0] for line in (DATA / "zh" / "train.txt").read_text(encoding="utf-8").splitlines()]
 
@@ -23,17 +22,17 @@ def flags(tiny_bert):
 
 def test_it_writes_what_the_model_encodes_says_so_and_does_it_once(flags, tiny_bert, tmp_path):
     flags = [*flags, f"--output_path={tmp_path / 'x.npy'}", "--normalize_embeddings=True", "--truncate_dim=8"]
-    done = run_script("encode.py", *flags)
+    done = cosent("encode", *flags)
     assert done.status == 0, done.stderr
     assert f"Embedded {len(set(TEXTS)):,} distinct texts in" in done.stdout
     assert f"Written to {tmp_path / 'x.npy'}: {len(TEXTS):,} rows of 8 dimensions" in done.stdout
     expected = SentenceBert(tiny_bert, device="cpu").encode(TEXTS, truncate_dim=8, normalize_embeddings=True)
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-5)
-    assert "is complete" in run_script("encode.py", *flags).stdout
+    assert "is complete" in cosent("encode", *flags).stdout
 
 
 def test_weights_may_be_bfloat16(flags, tiny_bert, tmp_path):
-    done = run_script("encode.py", *flags, f"--output_path={tmp_path / 'x.npy'}", "--dtype=bfloat16")
+    done = cosent("encode", *flags, f"--output_path={tmp_path / 'x.npy'}", "--dtype=bfloat16")
     assert done.status == 0, done.stderr
     actual = np.load(tmp_path / "x.npy")
     assert actual.dtype == np.float32
@@ -51,7 +50,7 @@ def test_mistakes_end_in_one_clear_line(error_of, flags, tmp_path):
         ([output, "--chunk_size=0"], "chunk_size must be at least 1, got 0"),
         ([f"--output_path={tmp_path / 'x.txt'}"], "must be a .npy or a .parquet file"),
     ):
-        assert message in error_of("encode.py", *flags, *more)
+        assert message in error_of("encode", *flags, *more)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +65,11 @@ def test_mistakes_end_in_one_clear_line(error_of, flags, tmp_path):
     ],
 )
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch, name, local_rank, has_gpu, device):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
     monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
-    assert runpy.run_path(str(ROOT / "scripts" / "encode.py"))["choose_device"](name) == device
+    assert choose_device(name) == device
 
 
 def test_two_ranks_finish_what_one_has_begun(flags, tiny_bert, tmp_path, monkeypatch):
@@ -88,7 +86,7 @@ def test_two_ranks_finish_what_one_has_begun(flags, tiny_bert, tmp_path, monkeyp
     monkeypatch.setattr(model, "encode_tokens", crash_at_third)
     with pytest.raises(RuntimeError, match="power cut"):
         encode_file(model, DATA / "zh" / "train.txt", tmp_path / "x.npy", EncodingOptions(chunk_size=50, column="1"))
-    done = torchrun(2, "encode.py", *flags, f"--output_path={tmp_path / 'x.npy'}", "--chunk_size=50")
+    done = torchrun(2, "encode", *flags, f"--output_path={tmp_path / 'x.npy'}", "--chunk_size=50")
     assert done.status == 0, done.stderr
     assert done.stdout.count("Written to") == 1
     assert f"Embedded {sum(new_texts(rank) for rank in (0, 1)):,} distinct texts" in done.stdout

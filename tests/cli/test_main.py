@@ -1,24 +1,199 @@
+"""The program itself: its commands, their help, their answers to mistakes, and what none of these imports."""
+
+import json
+import subprocess
 import sys
+import tomllib
 
 import pytest
 
-from tests.conftest import ROOT
+from cosent.cli.main import COMMANDS
+from cosent.cli.parsing import each_flag_once
+from cosent.version import __version__
+from tests.cli.conftest import SHIMS, cosent, run_script
+from tests.conftest import DATA, ROOT
 
-SCRIPTS = "train test encode predict calibrate compare check_data build_backbone".split()
+HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy.stats")
 
 
-def test_these_are_all_scripts():
-    shared = {"command_line", "run_folder"}
-    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == set(SCRIPTS) | shared
+def test_these_are_all_commands_and_scripts():
+    assert list(SHIMS) == list(COMMANDS)
+    assert {path.name for path in (ROOT / "scripts").glob("*.py")} == set(SHIMS.values())
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_help_is_shown(name, monkeypatch, capsys):
-    import runpy
+def test_the_program_is_installed_by_its_name():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"] == {"cosent": "cosent.cli.main:main"}
 
-    monkeypatch.setattr(sys, "argv", [name, "--help"])
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
-    assert ended.value.code == 0
-    assert "--" in capsys.readouterr().out
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_without_a_command_the_commands_are_listed(arguments):
+    done = cosent(*arguments)
+    assert done.status == 0
+    assert len(done.stdout.splitlines()) < 15
+    for name, command in COMMANDS.items():
+        assert f"  {name:16}{command.summary}\n" in done.stdout
+
+
+def test_the_version_is_said():
+    assert cosent("--version").stdout == f"cosent {__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_shown(name):
+    done = cosent(name, "--help")
+    assert done.status == 0
+    assert f"usage: cosent {name} " in done.stdout
+    assert "--" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIMS.values())
+def test_a_script_is_the_command_of_its_name(name):
+    shown = run_script(name, "--help")
+    assert shown.status == 0
+    command = next(command for command, script in SHIMS.items() if script == name)
+    assert shown.stdout == cosent(command, "--help").stdout
+    refused = run_script(name, "--no-such-flag")
+    assert refused.status == 2
+    assert refused.stderr == cosent(command, "--no-such-flag").stderr
+
+
+def test_training_shows_its_own_flags_in_groups_and_all_when_asked():
+    own, every = cosent("train", "--help").stdout, cosent("train", "--help-all").stdout
+    places = [own.index(f"\n{title}:\n") for title in ("model", "data", "loss", "decision", "training")]
+    assert places == sorted(places)
+    assert "--help-all" in own
+    for name in ("--pooling_mode", "--micro_batch_tokens", "--learning_rate", "--loss", "--calibration"):
+        assert name in own
+    assert "--lr_scheduler_type" not in own
+    assert "transformers' TrainingArguments:" not in own
+    assert every.index("--micro_batch_tokens") < every.index("transformers' TrainingArguments:")
+    assert every.index("transformers' TrainingArguments:") < every.index("--lr_scheduler_type")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "did you mean train?"),
+        (["check_data"], "cosent has no command 'check_data'; did you mean check?"),
+        (["build_backbone"], "did you mean build-backbone?"),
+        (["xyz"], "its commands are train, test"),
+        (["train", "--learningrate", "1"], "no flag --learningrate; did you mean --learning_rate?"),
+        (["train", "--train_data", "my.tsv"], "did you mean --train_data_path?"),
+        (["train", "--max-lenght=3"], "did you mean --max_length?"),
+        (["train", "--qqq"], "cosent train has no flag --qqq\n"),
+        (
+            ["train", "--loss", "cosnet"],
+            "one of cosent, angle, infonce, batch_hard_triplet, not 'cosnet'; did you mean",
+        ),
+        (["train", "--optim", "adam"], "--optim: must be one of adamw_torch, "),
+        (["train", "--eval_strategy", "sometimes"], "--eval_strategy: must be one of no, steps, epoch"),
+        (["train", "--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'"),
+        (["train", "--bf16", "maybe"], "--bf16: Truthy value expected: got maybe"),
+        (["train", "--learning_rate"], "--learning_rate: expected one argument"),
+        (["train", "my.tsv"], "does not know what to do with 'my.tsv'"),
+        (["test"], "cosent test needs --model_name_or_path\n"),
+        (["encode"], "cosent encode needs --model_name_or_path, --input_path, --output_path\n"),
+        (["predict", "--model_name_or_path", "M"], "cosent predict needs --input_path, --output_path\n"),
+        (["predict", "M", "one text"], "takes a model and two texts, or flags; got 2"),
+        (["compare", "--test_data_path", "T"], "cosent compare needs models\n"),
+        (["check"], "cosent check needs paths\n"),
+        (["calibrate", "--model_name_or_path", "M", "--data_pth", "D"], "did you mean --data_path?"),
+    ],
+)
+def test_a_wrong_command_or_flag_is_answered_in_a_line_or_two(arguments, said):
+    done = cosent(*arguments)
+    assert done.status == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) <= 2
+    assert said in done.stderr
+
+
+NEEDS = ["--model_name_or_path", "M"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", *NEEDS, "--train_data_path", "none.tsv"], "none.tsv does not exist"),
+        (["train", *NEEDS, "--train_data_path", DATA], "is a folder, not a data file"),
+        (["train", *NEEDS, "--eval_data_path", "none.tsv"], "none.tsv does not exist"),
+        (["train", *NEEDS, "--micro_batch_size", "0"], "--micro_batch_size must be at least 1, got 0"),
+        (["train", *NEEDS, "--scale", "0"], "--scale must be above 0"),
+        (["train", *NEEDS, "--threshold_metric", "best"], "a threshold is chosen by accuracy"),
+        (["train", "none.yaml"], "none.yaml cannot be read as settings"),
+        (["test", *NEEDS, "--test_data_path", "none.tsv"], "none.tsv does not exist"),
+        (["test", *NEEDS, "--index_data_path", "none.tsv"], "none.tsv does not exist"),
+        (["encode", *NEEDS, "--input_path", "none.tsv", "--output_path", "x.npy"], "none.tsv does not exist"),
+        (["predict", *NEEDS, "--input_path", "none.tsv", "--output_path", "x.tsv"], "none.tsv does not exist"),
+        (["calibrate", "--model_name_or_path", DATA, "--data_path", "none.tsv"], "none.tsv does not exist"),
+        (["compare", "A", "B", "--test_data_path", "none.tsv"], "none.tsv does not exist"),
+        (["check", "none.tsv"], "none.tsv does not exist"),
+        (["build-backbone", "--corpus", "none.txt", "--output_dir", "x"], "none.txt does not exist"),
+    ],
+)
+def test_what_can_be_told_at_once_is_an_error_of_the_data_or_the_values(error_of, arguments, said):
+    assert said in error_of(*arguments)
+    assert cosent(*arguments).status == 1
+
+
+def imports_of(*calls: list[object]) -> list[list[str]]:
+    """Which of the heavy packages a new process has imported after each call."""
+    code = (
+        "import contextlib, io, json, sys\n"
+        "from cosent.cli.main import main\n"
+        "found = []\n"
+        f"for arguments in {[list(map(str, call)) for call in calls]!r}:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "        with contextlib.suppress(SystemExit):\n"
+        "            main(arguments)\n"
+        f"    found.append([name for name in {HEAVY!r} if name in sys.modules])\n"
+        "print(json.dumps(found))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_help_mistakes_and_checks_import_nothing_heavy():
+    missing = ["--train_data_path", "none.tsv"]
+    calls = [
+        *([name, "--help"] for name in COMMANDS),
+        [],
+        ["--version"],
+        ["trian"],
+        ["train", "--help-all"],
+        *([name, "--learningrate"] for name in COMMANDS),
+        *([name] for name in COMMANDS if name != "train"),  # which runs the sample job
+        ["train", *NEEDS, *missing],
+        ["train", *NEEDS, "--optim", "adam"],
+        ["train", *NEEDS, "--warmup_ratio", "2"],
+        ["test", *NEEDS, "--test_data_path", "none.tsv"],
+        ["encode", *NEEDS, "--input_path", "none.tsv", "--output_path", "x.npy"],
+        ["predict", *NEEDS, "--input_path", "none.tsv", "--output_path", "x.tsv"],
+        ["calibrate", "--model_name_or_path", DATA, "--data_path", "none.tsv"],
+        ["compare", "A", "B", "--test_data_path", "none.tsv"],
+        ["build-backbone", "--corpus", "none.txt", "--output_dir", "x"],
+        ["check", DATA / "train.txt", DATA / "dev.txt"],
+    ]
+    assert dict(zip(map(str, calls), imports_of(*calls), strict=True)) == {str(call): [] for call in calls}
+
+
+def test_what_is_heavy_would_be_noticed(tmp_path):
+    flags = ["--corpus", DATA / "train.txt", "--output_dir", tmp_path, "--hidden_size", "4", "--vocab_size", "50"]
+    assert imports_of(["build-backbone", *flags])[0][:2] == ["torch", "transformers"]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("--a 1 --b 2 --a 3", "--b 2 --a 3"),
+        ("--a=1 --a 2", "--a 2"),
+        ("--max-length 1 --max_length 2", "--max_length 2"),
+        ("x.yaml --a 1 2 --a 3", "x.yaml --a 3"),
+        ("--a -1 --flag --b", "--a -1 --flag --b"),
+    ],
+)
+def test_a_noted_command_holds_each_flag_once(given, kept):
+    assert each_flag_once(given.split()) == kept.split()

@@ -4,8 +4,8 @@ import json
 import pytest
 
 from cosent import SentenceBert
+from tests.cli.conftest import cosent
 from tests.conftest import DATA
-from tests.scripts.conftest import run_script
 
 PAIRS = [line.split("\t") for line in (DATA / "zh" / "test.txt").read_text(encoding="utf-8").splitlines()]
 
@@ -22,7 +22,7 @@ def read_rows(path):
 @pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl"])
 def test_scores_probabilities_and_decisions_stand_in_the_files_order(classic_run, tmp_path, kind):
     folder, out = classic_run[1], tmp_path / f"out.{kind}"
-    done = run_script("predict.py", "--model_name_or_path", folder, "--input_path", DATA / "zh" / "test.txt",
+    done = cosent("predict", "--model_name_or_path", folder, "--input_path", DATA / "zh" / "test.txt",
                       "--output_path", out, "--device", "cpu")  # fmt: skip
     assert done.status == 0, done.stderr
     assert "Scored 160 pairs; they match from a cosine of" in done.stdout
@@ -46,7 +46,7 @@ def test_pairs_need_no_label_and_may_have_names(classic_run, tmp_path):
     )
     for name, more, expected in cases:
         flags = ["--model_name_or_path", classic_run[1], "--input_path", tmp_path / name, "--device=cpu"]
-        done = run_script("predict.py", *flags, "--output_path", tmp_path / "out.tsv", *more)
+        done = cosent("predict", *flags, "--output_path", tmp_path / "out.tsv", *more)
         assert done.status == 0, done.stderr
         rows = read_rows(tmp_path / "out.tsv")
         assert [(row["text1"], row["text2"]) for row in rows] == expected
@@ -71,5 +71,5 @@ def test_mistakes_leave_no_output(error_of, classic_run, tiny_bert, tmp_path):
             "stores no threshold: give --threshold",
         ),
     ):
-        assert message in error_of("predict.py", *flags)
+        assert message in error_of("predict", *flags)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tsv", "good.tsv"]

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from tests.cli.conftest import bash, read_json
 from tests.conftest import DATA, ROOT
-from tests.scripts.conftest import bash, read_json
 
 pytestmark = pytest.mark.skipif(
     sys.prefix != str(ROOT / ".venv"), reason="the recipes set up and use .venv, where these tests do not run"

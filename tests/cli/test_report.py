@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from cosent.evaluation.plots import can_draw
+from cosent.evaluation.report import can_draw
+from tests.cli.conftest import cosent
 from tests.conftest import DATA
-from tests.scripts.conftest import run_script
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
@@ -24,7 +24,7 @@ PROBE = """<script>addEventListener("load", () => { document.title = "probe " + 
 def report(classic_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     flags = ["--model_name_or_path", classic_run[1], "--test_data_path", DATA / "zh" / "test.txt", "--device=cpu"]
-    done = run_script("test.py", *flags, "--output_dir", folder, "--report=True")
+    done = cosent("test", *flags, "--output_dir", folder, "--report=True")
     assert done.status == 0, done.stderr
     assert f"Report: {folder / 'report.html'}" in done.stdout
     return folder / "report.html"

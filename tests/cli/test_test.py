@@ -3,8 +3,8 @@ import csv
 import pytest
 
 from cosent import SentenceBert
+from tests.cli.conftest import cosent, read_json
 from tests.conftest import DATA
-from tests.scripts.conftest import read_json, run_script
 
 KEYS = (
     "n accuracy threshold precision recall f1 best_accuracy best_threshold best_f1 best_f1_threshold "
@@ -17,9 +17,7 @@ KEYS = (
 def tested(classic_run, tmp_path_factory):
     cwd = tmp_path_factory.mktemp("cwd")
     folder = classic_run[1]
-    done = run_script(
-        "test.py", f"--model_name_or_path={folder}", f"--test_data_path={DATA / 'zh' / 'test.txt'}", cwd=cwd
-    )
+    done = cosent("test", f"--model_name_or_path={folder}", f"--test_data_path={DATA / 'zh' / 'test.txt'}", cwd=cwd)
     assert done.status == 0, done.stderr
     return done, cwd / "output" / f"test-{folder.name}-zh-test", folder
 
@@ -78,13 +76,13 @@ def test_it_prints_what_matters_and_tells_the_oracle_from_the_forecast(tested):
 
 def test_an_untrained_model_has_no_threshold_and_graded_data_no_decisions(tiny_bert, tmp_path):
     flags = [f"--model_name_or_path={tiny_bert}", f"--output_dir={tmp_path}", "--device=cpu"]
-    done = run_script("test.py", *flags, f"--test_data_path={DATA / 'test.txt'}")
+    done = cosent("test", *flags, f"--test_data_path={DATA / 'test.txt'}")
     assert done.status == 0, done.stderr
     assert set(read_json(tmp_path / "metrics.json")) == set(
         "n spearman pearson uniformity effective_rank intervals seconds texts_per_second".split()
     )
     assert "--positive_label_min" in done.stdout
-    done = run_script("test.py", *flags, f"--test_data_path={DATA / 'test.txt'}", "--positive_label_min=4")
+    done = cosent("test", *flags, f"--test_data_path={DATA / 'test.txt'}", "--positive_label_min=4")
     metrics = read_json(tmp_path / "metrics.json")
     assert "best_accuracy" in metrics
     assert "accuracy" not in metrics
@@ -97,23 +95,23 @@ def test_mistakes_end_in_one_clear_line(error_of, classic_run, tmp_path):
         ([f"--model_name_or_path={classic_run[1]}", "--test_data_path=missing.tsv"], "missing.tsv does not exist"),
         ([f"--model_name_or_path={classic_run[1]}", f"--test_data_path={tmp_path / 'one.tsv'}"], "every label is 1"),
     ):
-        assert message in error_of("test.py", *flags)
+        assert message in error_of("test", *flags)
 
 
 def test_an_index_goes_with_classes_alone(error_of, tiny_bert):
     flags = ("--model_name_or_path", tiny_bert, "--device", "cpu", "--index_data_path", DATA / "classes.train.tsv")
-    assert "is for classes" in error_of("test.py", *flags, "--test_data_path", DATA / "test.txt")
+    assert "is for classes" in error_of("test", *flags, "--test_data_path", DATA / "test.txt")
 
 
 def test_two_columns_are_what_the_model_was_trained_on(error_of, tiny_bert, tmp_path):
     (tmp_path / "a.tsv").write_text("pay\tpay now\nlogin\tsign in\n")
     flags = ("--device", "cpu", "--test_data_path", tmp_path / "a.tsv", "--output_dir", tmp_path / "results")
-    asked = error_of("test.py", "--model_name_or_path", tiny_bert, *flags)
+    asked = error_of("test", "--model_name_or_path", tiny_bert, *flags)
     assert "a text and its class, or an anchor and its positive?" in asked
     model = SentenceBert(tiny_bert, device="cpu")
     model.settings.loss = {"name": "InfoNCELoss"}
     model.save_pretrained(tmp_path / "model")
-    done = run_script("test.py", "--model_name_or_path", tmp_path / "model", *flags)
+    done = cosent("test", "--model_name_or_path", tmp_path / "model", *flags)
     assert done.status == 0, done.stderr
     assert "on 2 triplets" in done.stdout
     assert "mrr" in done.stdout

@@ -1,13 +1,13 @@
 import json
 import re
-import runpy
 
 import pytest
 
 from cosent import CosentTrainingArguments, EvaluationOptions, SentenceBert, evaluate, load_data
+from cosent.cli.training_remarks import compare
 from cosent.evaluation.evaluators import Evaluation
-from tests.conftest import DATA, ROOT
-from tests.scripts.conftest import read_json, run_script
+from tests.cli.conftest import cosent, read_json, run_script
+from tests.conftest import DATA
 
 TRAIN = DATA / "zh" / "train.txt"
 
@@ -72,9 +72,7 @@ def test_it_compares_with_the_untouched_model(classic_run):
 
 
 @pytest.mark.parametrize("after", [0.3, 0.4, 0.5])
-def test_a_model_that_got_worse_is_called_that(monkeypatch, capsys, after):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    compare = runpy.run_path(str(ROOT / "scripts" / "train.py"))["compare"]
+def test_a_model_that_got_worse_is_called_that(capsys, after):
     compare(
         {"eval": Evaluation({"spearman": 0.4})},
         {"eval": Evaluation({"spearman": after}, intervals={"spearman": (after - 0.125, after + 0.125)})},
@@ -138,7 +136,7 @@ def test_a_config_file_stands_for_the_flags(tiny_bert, tmp_path, kind):
     config = tmp_path / f"config.{kind}"
     lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in settings.items())
     config.write_text(json.dumps(settings) if kind == "json" else lines)
-    done = run_script("train.py", config)
+    done = cosent("train", config)
     assert done.status == 0, done.stderr
     assert read_json(tmp_path / "out" / "cosent_config.json")["loss"] == {"name": "AnglELoss", "scale": 20.0}
     assert SentenceBert(tmp_path / "out", device="cpu").pooling_mode == "cls"
@@ -146,29 +144,29 @@ def test_a_config_file_stands_for_the_flags(tiny_bert, tmp_path, kind):
 
 def test_a_misspelt_setting_in_a_config_file_is_named(error_of, tmp_path):
     (tmp_path / "config.yaml").write_text("model_name_or_path: M\ntrain_data_path: T\nlearningrate: 1\n")
-    assert "learningrate" in error_of("train.py", tmp_path / "config.yaml")
+    assert "learningrate" in error_of("train", tmp_path / "config.yaml")
     (tmp_path / "config.yaml").write_text("model_name_or_path: [")
-    assert "cannot be read as settings" in error_of("train.py", tmp_path / "config.yaml")
+    assert "cannot be read as settings" in error_of("train", tmp_path / "config.yaml")
 
 
 def test_flags_behind_a_config_file_win(tiny_bert, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(f"model_name_or_path: {tiny_bert}\nlearning_rate: 2e-5\nmax_steps: 1\neval_strategy: 'no'\n")
     flags = ["--train_data_path", TRAIN, "--output_dir", tmp_path, "--timestamp_output_dir", "False", "--scale", "7"]
-    done = run_script("train.py", config, *flags)
+    done = cosent("train", config, *flags)
     assert done.status == 0, done.stderr
     assert "'learning_rate': '2e-05'" in done.stdout
     assert read_json(tmp_path / "cosent_config.json")["loss"]["scale"] == 7
 
 
 def test_resuming_goes_on_in_its_folder_and_ends_at_the_same_model(tiny_bert, tmp_path):
-    whole = run_script("train.py", *options(tiny_bert, tmp_path / "whole", max_steps=4))
+    whole = cosent("train", *options(tiny_bert, tmp_path / "whole", max_steps=4))
     assert whole.status == 0, whole.stderr
-    stopped = run_script("train.py", *options(tiny_bert, tmp_path / "resumed", max_steps=4))
+    stopped = cosent("train", *options(tiny_bert, tmp_path / "resumed", max_steps=4))
     assert stopped.status == 0, stopped.stderr
     # as after a kill in the middle of saving checkpoint-4
     (tmp_path / "resumed" / "out" / "checkpoint-4" / "trainer_state.json").unlink()
-    resumed = run_script("train.py", *options(tiny_bert, tmp_path / "resumed", resume_from_checkpoint="last"))
+    resumed = cosent("train", *options(tiny_bert, tmp_path / "resumed", resume_from_checkpoint="last"))
     assert resumed.status == 0, resumed.stderr
     assert f"The model is in {tmp_path / 'resumed' / 'out'}" in resumed.stdout
     assert "--resume_from_checkpoint=last" in (tmp_path / "resumed" / "out" / "command.txt").read_text()
@@ -182,7 +180,7 @@ def test_graded_labels_store_a_threshold_only_when_told_what_matches(tiny_bert, 
         ("without", {}, "No threshold is stored: --positive_label_min says"),
         ("with", {"positive_label_min": 4, "threshold_metric": "f1"}, "the eval data's best by f1, and stored."),
     ):
-        done = run_script("train.py", *options(tiny_bert, tmp_path / name, **graded, **more))
+        done = cosent("train", *options(tiny_bert, tmp_path / name, **graded, **more))
         assert done.status == 0, done.stderr
         assert said in done.stdout
     assert read_json(tmp_path / "without" / "out" / "cosent_config.json")["decision"] is None
@@ -192,7 +190,7 @@ def test_graded_labels_store_a_threshold_only_when_told_what_matches(tiny_bert, 
 def test_a_threshold_metric_wants_pairs_to_choose_by(error_of, tiny_bert, tmp_path):
     triplets = {"train_data_path": DATA / "zh" / "triplets.train.jsonl", "loss": "infonce", "threshold_metric": "f1"}
     held_out = {"eval_data_path": DATA / "zh" / "triplets.dev.jsonl"}
-    asked = error_of("train.py", *options(tiny_bert, tmp_path, **triplets, **held_out))
+    asked = error_of("train", *options(tiny_bert, tmp_path, **triplets, **held_out))
     assert "eval data of pairs, which there is none of" in asked
 
 
@@ -209,7 +207,7 @@ def test_what_cannot_be_resumed_says_so(error_of, tiny_bert, classic_run, tmp_pa
         ),
     ):
         flags = options(tiny_bert, tmp_path, resume_from_checkpoint=name, **more)
-        assert message in error_of("train.py", *flags)
+        assert message in error_of("train", *flags)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +224,7 @@ def test_bad_data_ends_in_one_clear_line(error_of, tiny_bert, tmp_path, content,
     path = tmp_path / "train.tsv"
     if content is not None:
         path.write_text(content)
-    error = error_of("train.py", *options(tiny_bert, tmp_path, train_data_path=path))
+    error = error_of("train", *options(tiny_bert, tmp_path, train_data_path=path))
     assert message in error
     assert "train.tsv" in error
 
@@ -234,7 +232,7 @@ def test_bad_data_ends_in_one_clear_line(error_of, tiny_bert, tmp_path, content,
 def test_bad_rows_are_skipped_and_counted_when_asked(tiny_bert, tmp_path):
     path = tmp_path / "train.tsv"
     path.write_text(TRAIN.read_text(encoding="utf-8") + "bad\n", encoding="utf-8")
-    done = run_script("train.py", *options(tiny_bert, tmp_path, train_data_path=path, on_bad_rows="skip", max_steps=1))
+    done = cosent("train", *options(tiny_bert, tmp_path, train_data_path=path, on_bad_rows="skip", max_steps=1))
     assert done.status == 0, done.stderr
     assert "384 pairs" in done.stdout
     assert "1 bad rows left out" in done.stdout
@@ -264,12 +262,12 @@ def test_other_mistakes_end_in_one_clear_line(error_of, tiny_bert, tmp_path):
         ({"use_negatives": True}, "--use_negatives is for --loss infonce on pairs"),
         ({"dropout": 1}, "dropout must be at least 0 and below 1"),
     ):
-        assert message in error_of("train.py", *options(tiny_bert, tmp_path, **more))
+        assert message in error_of("train", *options(tiny_bert, tmp_path, **more))
 
 
 def test_simcse_trains_on_sentences_and_is_evaluated_on_scored_pairs(tiny_bert, tmp_path):
     flags = {"loss": "infonce", "data_format": "sentences", "max_train_samples": 40, "max_steps": 2, "dropout": 0.2}
-    done = run_script("train.py", *options(tiny_bert, tmp_path, **flags))
+    done = cosent("train", *options(tiny_bert, tmp_path, **flags))
     assert done.status == 0, done.stderr
     assert "train: 40 sentences" in done.stdout
     assert "eval: 96 pairs" in done.stdout
@@ -280,7 +278,7 @@ def test_simcse_trains_on_sentences_and_is_evaluated_on_scored_pairs(tiny_bert, 
 
 def test_infonce_takes_the_pairs_that_match_and_holds_out_pairs_of_both_kinds(tiny_bert, tmp_path):
     flags = {"loss": "infonce", "use_negatives": True, "symmetric": True, "max_steps": 2, "no_duplicate_texts": True}
-    done = run_script("train.py", *options(tiny_bert, tmp_path, eval_data_path="", **flags))
+    done = cosent("train", *options(tiny_bert, tmp_path, eval_data_path="", **flags))
     assert done.status == 0, done.stderr
     held_out, kept = re.search(r"Holding out (\d+) of (\d+) pairs", done.stdout).groups()
     triplets = int(re.search(r"train: (\d+) triplets", done.stdout).group(1))
@@ -307,7 +305,7 @@ def test_classes_are_looked_up_in_the_training_data(tiny_bert, tmp_path):
         "num_neighbors": 3,
         "max_steps": 2,
     }
-    done = run_script("train.py", *options(tiny_bert, tmp_path, **flags))
+    done = cosent("train", *options(tiny_bert, tmp_path, **flags))
     assert done.status == 0, done.stderr
     assert "train: 163 texts with a class" in done.stdout
     assert "21 classes of 1 to 14 texts" in done.stdout
@@ -317,8 +315,8 @@ def test_classes_are_looked_up_in_the_training_data(tiny_bert, tmp_path):
     train, test = (load_data(CLASSES[name], best, data_format="classes") for name in ("train", "test"))
     expected = evaluate(best, test, EvaluationOptions(index=train, num_neighbors=3)).metrics
     found = read_json(tmp_path / "out" / "test_results.json")
-    tested = run_script(
-        "test.py",
+    tested = cosent(
+        "test",
         *("--model_name_or_path", tmp_path / "out", "--test_data_path", CLASSES["test"], "--num_neighbors", 3),
         *("--index_data_path", CLASSES["train"], "--output_dir", tmp_path / "test"),
     )
@@ -340,7 +338,7 @@ def test_classes_are_held_out_by_text_and_looked_up_where_asked(tiny_bert, tmp_p
         "knn_index": "eval",
     }
     more = {"test_data_path": CLASSES["test"], "eval_fraction": 0.3, "max_steps": 2}
-    done = run_script("train.py", *options(tiny_bert, tmp_path, **flags, **more))
+    done = cosent("train", *options(tiny_bert, tmp_path, **flags, **more))
     assert done.status == 0, done.stderr
     assert re.search(r"Holding out 4\d of 163 texts with a class", done.stdout)
     best = SentenceBert(tmp_path / "out", device="cpu")
@@ -353,7 +351,7 @@ def test_eval_data_has_a_format_and_columns_of_its_own(tiny_bert, tmp_path):
     (tmp_path / "dev.tsv").write_text("".join(f"{c}\t{a}\t{b}\n" for a, b, c in rows), encoding="utf-8")
     flags = {"loss": "infonce", "data_format": "sentences", "text_columns": 1, "eval_data_path": tmp_path / "dev.tsv"}
     own = {"eval_data_format": "pairs", "eval_text_columns": "1,2", "eval_label_column": 0, "max_steps": 1}
-    done = run_script("train.py", *options(tiny_bert, tmp_path, **flags, **own))
+    done = cosent("train", *options(tiny_bert, tmp_path, **flags, **own))
     assert done.status == 0, done.stderr
     assert "train: 384 sentences" in done.stdout
     assert "eval: 96 pairs" in done.stdout
@@ -363,7 +361,7 @@ def test_eval_data_has_a_format_and_columns_of_its_own(tiny_bert, tmp_path):
 def test_columns_declared_for_training_do_not_bind_eval_data_of_another_format(tiny_bert, tmp_path):
     (tmp_path / "a.tsv").write_text("".join(f"{i}\tsentence {i}\n" for i in range(20)))
     flags = {"loss": "infonce", "train_data_path": tmp_path / "a.tsv", "data_format": "sentences", "text_columns": 1}
-    done = run_script("train.py", *options(tiny_bert, tmp_path, **flags, max_steps=1))
+    done = cosent("train", *options(tiny_bert, tmp_path, **flags, max_steps=1))
     assert done.status == 0, done.stderr
     assert "train: 20 sentences" in done.stdout
     assert "  'sentence 0'\n" in done.stdout

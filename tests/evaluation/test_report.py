@@ -1,17 +1,21 @@
-"""The page itself; how a browser shows it is in tests/scripts/test_report.py."""
+"""The page itself; how a browser shows it is in tests/cli/test_report.py."""
 
+import ast
 import re
+import tomllib
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cosent.calibration import Platt
-from cosent.evaluation import report as module
 from cosent.evaluation.bootstrap import intervals, resampled_metrics
 from cosent.evaluation.evaluators import Evaluation
-from cosent.evaluation.report import evaluation_report, training_report
+from cosent.evaluation.report import evaluation_report, plots, training_report
 from cosent.model.checkpoint import Decision
 from tests.evaluation.test_bootstrap import scored
 
@@ -101,7 +105,7 @@ def test_pictures_are_in_it_and_beside_it(result, tmp_path):
 
 
 def test_without_matplotlib_the_numbers_still_come(result, monkeypatch):
-    monkeypatch.setattr(module, "can_draw", lambda: False)
+    monkeypatch.setattr(plots, "can_draw", lambda: False)
     made = page(result, base_name="base", base_scores=result.pairs.scores)
     assert made.pictures == {}
     assert "pip install" in made.html
@@ -138,3 +142,44 @@ def test_a_training_run_has_its_curves():
     assert ["5", "3.0000"] in rows
     if made.pictures:
         assert set(made.pictures) == {"loss", "learning_rate", "eval"}
+
+
+@pytest.mark.parametrize(
+    "text", ["<script>alert('x')</script>", "\"还款\" & 'so' &amp; <b>", "</td></title></style>", "{{ 7 * 7 }}{% if %}"]
+)
+def test_markup_in_a_text_stays_text(result, monkeypatch, text):
+    monkeypatch.setattr(plots, "can_draw", lambda: False)
+    plain, marked = (
+        evaluation_report(result, model_name=said, data_name=said, texts=[[said, said]] * 60).html
+        for said in ("x" * len(text), text)
+    )
+    assert [row[-1] for row in Cells(marked).rows].count(f"{text}\n{text}") > 5
+    assert unescape(re.search("<h1>(.*)</h1>", marked)[1]) == text
+    tags = re.compile(r"</?\w+")
+    assert tags.findall(marked) == tags.findall(plain)
+
+
+def test_a_cell_is_of_the_kind_that_it_was_made_as(result):
+    odd = replace(result.pairs, labels=result.pairs.labels * 1e-5)
+    made = page(replace(result, pairs=odd), decision=Decision(0.55, "accuracy", 0.9, "dev.tsv", 96))
+    assert '<td class="number">1e-05</td>' in made.html
+    assert '<td class="name">best accuracy</td><td class="number">' in made.html
+    assert '<th class="text">texts</th>' in made.html
+    assert '<td class="interval"></td>' in made.html  # of a metric without one
+
+
+def test_the_templates_are_in_the_wheel():
+    package = "cosent.evaluation.report"
+    templates = {file.name for file in files(package).joinpath("templates").iterdir()}
+    assert {"page.html", "evaluation.html", "training.html", "style.css"} <= templates
+    root = Path(__file__).parents[2]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][package]
+    packed = {file.name for pattern in patterns for file in (root / package.replace(".", "/")).glob(pattern)}
+    assert packed == templates
+
+
+def test_no_module_imports_jinja2_before_a_page_is_made():
+    modules = [file for file in files("cosent.evaluation.report").iterdir() if file.name.endswith(".py")]
+    trees = [ast.parse(file.read_text(encoding="utf-8")).body for file in modules]
+    at_once = {ast.unparse(node) for tree in trees for node in tree if isinstance(node, ast.Import | ast.ImportFrom)}
+    assert len(at_once) > 5 and not any("jinja2" in line for line in at_once)

@@ -10,7 +10,7 @@ from cosent import (
     InfoNCELoss,
     UserError,
 )
-from cosent.training.arguments import DataArguments, LossArguments, ModelArguments
+from cosent.cli.arguments import DataArguments, LossArguments, ModelArguments
 
 CLASSIC = (
     "--model_name_or_path=M --output_dir=output --train_data_path=T --eval_data_path=E --num_train_epochs=3 "

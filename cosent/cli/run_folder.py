@@ -2,8 +2,6 @@
 
 import json
 import os
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,12 @@ from cosent.training.trainer import describe_loss
 _LAUNCH_FILE = "launch.txt"  # lies in a run's folder until it is finished
 
 
-def begin_folder(folder: Path) -> None:
-    """Make a run's folder, and note by which command and launcher."""
+def begin_folder(folder: Path, command: str) -> None:
+    """Make a run's folder, and note by which command and launcher; a run that is resumed wants the same flags."""
     folder.mkdir(parents=True, exist_ok=True)
     ranks = f"  # on {num_ranks()} processes" if num_ranks() > 1 else ""
-    (folder / "command.txt").write_text(f"{_command()}{ranks}\n", encoding="utf-8")
-    _note_launch(folder / _LAUNCH_FILE)
+    (folder / "command.txt").write_text(f"{command}{ranks}\n", encoding="utf-8")
+    _note_launch(folder / _LAUNCH_FILE, command)
 
 
 def end_folder(folder: Path) -> None:
@@ -31,14 +29,9 @@ def end_folder(folder: Path) -> None:
     (folder / _LAUNCH_FILE).unlink(missing_ok=True)
 
 
-def _command() -> str:
-    """This very command; a run that is resumed wants the same flags."""
-    return shlex.join(["python", "scripts/train.py", *sys.argv[1:]])
-
-
-def _launch() -> str:
+def _launch(command: str) -> str:
     """What tells a launcher's run from others: its name, which may be the user's, and the command."""
-    return f"{os.environ.get('TORCHELASTIC_RUN_ID', 'none')}\n{_command()}\n"
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID', 'none')}\n{command}\n"
 
 
 def _is_restarted() -> bool:
@@ -46,16 +39,16 @@ def _is_restarted() -> bool:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
-def _note_launch(path: Path) -> None:
+def _note_launch(path: Path, command: str) -> None:
     """Write down which launcher began this run, and thereby when; not when it only starts it again."""
     if "TORCHELASTIC_RUN_ID" in os.environ and not (_is_restarted() and path.exists()):
-        path.write_text(_launch(), encoding="utf-8")
+        path.write_text(_launch(command), encoding="utf-8")
 
 
-def run_folder(args: CosentTrainingArguments, model_name: str) -> tuple[str, str | None]:
+def run_folder(args: CosentTrainingArguments, model_name: str, command: str) -> tuple[str, str | None]:
     """Where this run goes, and the checkpoint that it goes on from: a resumed run stays in its folder."""
     resume = args.resume_from_checkpoint
-    if _is_restarted() and (begun := _begun_run(args)):
+    if _is_restarted() and (begun := _begun_run(args, command)):
         newest = _last_checkpoint(begun, since=begun / _LAUNCH_FILE)
         if newest or not resume:
             return str(begun), newest
@@ -91,12 +84,12 @@ def _is_end(state: dict[str, Any]) -> bool:
     return state["global_step"] >= state["max_steps"]
 
 
-def _begun_run(args: CosentTrainingArguments) -> Path | None:
+def _begun_run(args: CosentTrainingArguments, command: str) -> Path | None:
     """The folder of the run that this launcher began and now starts again, if it came so far."""
     folders = Path(args.output_dir).glob("*") if args.timestamp_output_dir else [Path(args.output_dir)]
     launches = [path for folder in folders if (path := folder / _LAUNCH_FILE).is_file()]
     for path in sorted(launches, key=lambda path: path.stat().st_mtime, reverse=True):
-        if path.read_text(encoding="utf-8") == _launch():
+        if path.read_text(encoding="utf-8") == _launch(command):
             return path.parent
     return None
 

@@ -6,7 +6,7 @@ Shapes: n pairs, m decisions.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,7 +17,9 @@ from cosent.evaluation.metrics import NUM_BINS, calibration_bins
 from cosent.evaluation.scored import ScoredPairs
 from cosent.evaluation.threshold import attainable_decisions
 
-MATCH, OTHER, LINE = "#1b7f5c", "#c2512f", "#444444"
+MATCH, OTHER, BETWEEN, LINE = "#1b7f5c", "#c2512f", "#8a8a8a", "#444444"
+
+Curve = Sequence[tuple[float, float]]  # (step, value)
 
 _MOST_POINTS = 2_000  # of a curve: a picture shows no more
 
@@ -85,26 +87,29 @@ def draw_history(log_history: Sequence[dict[str, float]]) -> dict[str, bytes]:
         name: [(log["step"], log[name]) for log in log_history if name in log]
         for name in dict.fromkeys(name for log in log_history for name in log)
     }
-    evaluated = {
+    wanted: dict[str, tuple[str, Mapping[str, Curve]]] = {
+        "loss": ("Training loss", {"loss": curves.get("loss", [])}),
+        "learning_rate": ("Learning rate", {"learning rate": curves.get("learning_rate", [])}),
+        "eval": ("Metrics on the eval data", _bounded_metrics(curves)),
+    }
+    return {name: _picture(_lines, title, lines) for name, (title, lines) in wanted.items() if any(lines.values())}
+
+
+def _bounded_metrics(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The curves of metrics that lie between -1 and 1, so that one axis fits them all."""
+    return {
         name.removeprefix("eval_"): points
         for name, points in curves.items()
         if is_metric(name) and not name.endswith("_threshold") and all(-1 <= value <= 1 for _, value in points)
     }
-    wanted = {
-        "loss": {"loss": curves.get("loss", [])},
-        "learning_rate": {"learning rate": curves.get("learning_rate", [])},
-        "eval": evaluated,
-    }
 
-    def draw(axes: Any, title: str, lines: dict[str, list[tuple[float, float]]]) -> None:
-        for name, points in lines.items():
-            axes.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
-        axes.set(xlabel="step", title=title)
-        if len(lines) > 1:
-            axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
-    titles = {"loss": "Training loss", "learning_rate": "Learning rate", "eval": "Metrics on the eval data"}
-    return {name: _picture(draw, titles[name], lines) for name, lines in wanted.items() if any(lines.values())}
+def _lines(axes: Any, title: str, lines: Mapping[str, Curve]) -> None:
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
+    axes.set(xlabel="step", title=title)
+    if len(lines) > 1:
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _picture(draw: Callable[..., None], *what: Any) -> bytes:
@@ -125,21 +130,24 @@ def _picture(draw: Callable[..., None], *what: Any) -> bytes:
 
 def _scores(axes: Any, pairs: ScoredPairs) -> None:
     edges = np.linspace(min(pairs.scores.min(), 0), max(pairs.scores.max(), 1), 41)
-    if pairs.matches is not None:
-        groups = {"match": (pairs.scores[pairs.matches], MATCH), "no match": (pairs.scores[~pairs.matches], OTHER)}
-    else:
-        low, high = np.quantile(pairs.labels, [1 / 3, 2 / 3])
-        groups = {
-            f"labels to {low:g}": (pairs.scores[pairs.labels <= low], OTHER),
-            "between": (pairs.scores[(pairs.labels > low) & (pairs.labels <= high)], "#8a8a8a"),
-            f"labels above {high:g}": (pairs.scores[pairs.labels > high], MATCH),
-        }
-    for name, (scores, color) in groups.items():
-        axes.hist(scores, edges, alpha=0.55, color=color, label=f"{name} ({len(scores):,})")
+    for name, (chosen, color) in _groups(pairs).items():
+        axes.hist(pairs.scores[chosen], edges, alpha=0.55, color=color, label=f"{name} ({chosen.sum():,})")
     if pairs.threshold is not None:
         axes.axvline(pairs.threshold, color=LINE, linestyle="--", label=f"stored threshold {pairs.threshold:.3f}")
     axes.set(xlabel="score (cosine)", ylabel="pairs", title="Scores by label")
     axes.legend(fontsize="small")
+
+
+def _groups(pairs: ScoredPairs) -> dict[str, tuple[NDArray[np.bool_], str]]:
+    """(n,) booleans that say which pairs are in a group, and its colour, by the group's name."""
+    if pairs.matches is not None:
+        return {"match": (pairs.matches, MATCH), "no match": (~pairs.matches, OTHER)}
+    low, high = np.quantile(pairs.labels, [1 / 3, 2 / 3])
+    return {
+        f"labels to {low:g}": (pairs.labels <= low, OTHER),
+        "between": ((pairs.labels > low) & (pairs.labels <= high), BETWEEN),
+        f"labels above {high:g}": (pairs.labels > high, MATCH),
+    }
 
 
 def _precision_recall(axes: Any, pairs: ScoredPairs) -> None:

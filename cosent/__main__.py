@@ -1,0 +1,6 @@
+"""`python -m cosent` is the program `cosent`."""
+
+from cosent.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Choose a model's threshold anew, and fit its probabilities, on labelled pairs: no training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cosent.cli.arguments import BatchArguments, CheckpointArguments, DecisionArguments, ReadingArguments
+from cosent.cli.parsing import FlagParser, require_files
+from cosent.cli.running import choose_device, hush_libraries
+from cosent.errors import UserError
+from cosent.progress import is_watched
+
+if TYPE_CHECKING:
+    from cosent import SentenceBert
+    from cosent.evaluation.evaluators import Evaluation
+    from cosent.evaluation.scored import ScoredPairs
+    from cosent.model.checkpoint import Decision
+
+
+@dataclass(kw_only=True)
+class CalibrateArguments(ReadingArguments, CheckpointArguments, BatchArguments):
+    """What to calibrate, and on what."""
+
+    data_path: str = field(
+        metadata={"help": "Labelled pairs, such as the model will meet, not those it was trained on."}
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Check what is given, then calibrate."""
+    parser = FlagParser(
+        "calibrate",
+        [CalibrateArguments, DecisionArguments],
+        description="Choose the threshold of a model's folder anew, and fit its probabilities; nothing else changes.",
+    )
+    args, decision_args = parser.fill_from(arguments)
+    if Path(args.model_name_or_path).is_symlink():
+        raise UserError(f"{args.model_name_or_path} is a link to a folder of others: copy it first (cp -rL)")
+    if not Path(args.model_name_or_path).is_dir():
+        raise UserError(f"{args.model_name_or_path} is no folder: what is chosen is stored in the model's own")
+    require_files(args.data_path)
+    hush_libraries()
+    calibrate(args, decision_args)
+
+
+def calibrate(args: CalibrateArguments, decision_args: DecisionArguments) -> None:
+    """Score, choose, say what changes, store."""
+    from cosent import SentenceBert
+    from cosent.evaluation.decide import decide, describe_decision
+    from cosent.evaluation.degeneracy import warnings_of
+    from cosent.model.checkpoint import write_training
+
+    model = SentenceBert(
+        args.model_name_or_path, trust_remote_code=args.trust_remote_code, device=choose_device(args.device)
+    )
+    stored = model.settings.decision
+    if args.positive_label_min is None and stored is not None:
+        args.positive_label_min = stored.positive_label_min
+    result, pairs = score(model, args)
+    chosen = decide(pairs, args.data_path, **vars(decision_args), positive_label_min=args.positive_label_min)
+    if chosen is None:
+        raise UserError(f"{args.data_path}: all pairs match, or none does, so there is nothing to choose by")
+    report(pairs, stored, chosen)
+    if chosen.calibration is not None:
+        pairs = replace(pairs, probabilities=chosen.calibration(pairs.scores))
+    print(f"  that is, {describe_decision(pairs, chosen)}")
+    for warning in warnings_of(replace(result, pairs=pairs)):
+        print(f"\n{warning}")
+    model.settings.decision = chosen
+    write_training(args.model_name_or_path, model.settings)
+    print(f"\nWritten to {args.model_name_or_path}/cosent_config.json")
+
+
+def score(model: "SentenceBert", args: CalibrateArguments) -> "tuple[Evaluation, ScoredPairs]":
+    """What the model says of the labelled pairs."""
+    from cosent import EvaluationOptions, evaluate, load_data
+
+    data = load_data(args.data_path, model, **args.reading_options | {"data_format": "pairs"})
+    options = EvaluationOptions(
+        batch_size=args.batch_size, positive_label_min=args.positive_label_min, show_progress_bar=is_watched()
+    )
+    result = evaluate(model, data, options)
+    assert result.pairs is not None  # as these are pairs
+    if result.pairs.matches is None:
+        raise UserError("labels are graded: --positive_label_min says from which label on a pair matches")
+    return result, result.pairs
+
+
+def report(pairs: "ScoredPairs", stored: "Decision | None", chosen: "Decision") -> None:
+    """Print how good each decision is on these pairs."""
+    from cosent.evaluation.metrics import calibration_errors, decision
+
+    assert pairs.matches is not None
+    print(f"On these {len(pairs.scores):,} pairs, which chose the second one:\n")
+    for name, choice in (("stored so far", stored), ("chosen now", chosen)):
+        if choice is None:
+            print(f"  {name}: nothing")
+            continue
+        metrics = decision(pairs.scores, pairs.matches, choice.threshold)
+        if choice is not chosen and choice.calibration is not None:  # a curve's error on its own pairs says little
+            metrics |= calibration_errors(choice.calibration(pairs.scores), pairs.matches)
+        shown = "   ".join(f"{key} {value:.4f}" for key, value in metrics.items() if key != "threshold")
+        curve = f", probabilities by {choice.calibration.method}" if choice.calibration else ", no probabilities"
+        print(f"  {name}: threshold {choice.threshold:.4f} by {choice.metric}{curve}\n    {shown}")

@@ -1,0 +1,197 @@
+"""Look for what is wrong with data before training on it: cosent check train.tsv dev.tsv test.tsv."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cosent.cli.arguments import ReadingArguments
+from cosent.cli.parsing import FlagParser, Positional, require_files
+from cosent.cli.running import hush_libraries
+from cosent.cli.showing import write_json
+from cosent.data.formats import FORMATS
+from cosent.errors import UserError
+
+if TYPE_CHECKING:
+    from cosent import SentenceBert
+    from cosent.data.lint import Finding, Split
+
+SPLIT_NAMES = ("train", "dev", "test")
+
+
+@dataclass
+class CheckArguments(ReadingArguments):
+    """What to look at, and what to write."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Count lengths in this model's tokens, too, and what it would cut off."}
+    )
+    max_length: int | None = field(default=None, metadata={"help": "Tokens in a text at most. Default: the model's."})
+    write_split: str | None = field(
+        default=None,
+        metadata={"help": "A folder for train.tsv, dev.tsv and test.tsv, dealt anew such that they share no text."},
+    )
+    fractions: list[float] = field(
+        default_factory=lambda: [0.1, 0.1], metadata={"help": "Shares of dev and test for --write_split."}
+    )
+    seed: int = field(default=42, metadata={"help": "Of --write_split."})
+    output_path: str | None = field(default=None, metadata={"help": "Where findings go, as JSON. Default: nowhere."})
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read, check each file and all pairs of files, print, write."""
+    parser = FlagParser(
+        "check",
+        [CheckArguments],
+        description="Look for what is wrong with data: repetitions, contradictions, leaks, damaged texts.",
+        positional=Positional("paths", "Data files: what is trained on comes first."),
+    )
+    given = parser.parse(arguments)
+    (args,) = parser.fill(given)
+    require_files(*given.paths)
+    if args.write_split:
+        check_split_arguments(args)
+    model = load_model(args.model_name_or_path, args.max_length) if args.model_name_or_path else None
+    splits = read(given.paths, args)
+    found = find(splits, model, args.positive_label_min)
+    if args.output_path:
+        content = {name: [asdict(finding) for finding in findings] for name, findings in found.items()}
+        write_json(Path(args.output_path), content)
+    if args.write_split:
+        write_split(splits, Path(args.write_split), args)
+
+
+def load_model(name: str, max_length: int | None) -> "SentenceBert":
+    """The model whose tokens are counted."""
+    from cosent import SentenceBert
+
+    hush_libraries()
+    return SentenceBert(name, max_length=max_length)
+
+
+def find(
+    splits: Sequence["Split"], model: "SentenceBert | None", positive_label_min: float | None
+) -> dict[str, list["Finding"]]:
+    """Check each file and all pairs of files, and print what is found."""
+    from cosent.data.lint import check_leaks, check_split
+
+    found: dict[str, list[Finding]] = {}
+    for split in splits:
+        print(f"\n{split.path}: {len(split):,} {FORMATS[split.data_format].noun}")
+        for line in about(split, model):
+            print(f"  {line}")
+        found[split.path] = check_split(split, positive_label_min)
+        show(found[split.path])
+    for earlier, later in combinations(splits, 2):
+        name = f"{later.path} beside {earlier.path}"
+        print(f"\n{name}")
+        found[name] = check_leaks(earlier, later)
+        show(found[name])
+    return found
+
+
+def read(paths: Sequence[str], args: CheckArguments) -> list["Split"]:
+    """The files' examples; of two columns without names, the first file says what they are."""
+    from cosent.data.layouts import Columns
+    from cosent.data.lint import Split
+    from cosent.data.readers import ExampleReader
+
+    options = args.reading_options
+    splits: list[Split] = []
+    for path in paths:
+        # as in train.py: of two columns without names, others are not to be guessed
+        likely = splits[0].data_format if splits and splits[0].data_format in ("classes", "triplets") else None
+        columns = Columns(options["data_format"], options["text_columns"], options["label_column"], likely)
+        splits.append(Split.read(ExampleReader(path, columns, on_bad_rows=options["on_bad_rows"])))
+    return splits
+
+
+def about(split: "Split", model: "SentenceBert | None") -> list[str]:
+    """What a file holds, good or bad: labels and lengths."""
+    from cosent.data.lint import quantiles
+
+    texts = list(dict.fromkeys(text for example in split.examples for text in example.texts))
+    lines = [f"{len(texts):,} different texts; characters: {quantiles([len(text) for text in texts])}"]
+    if split.data_format in ("pairs", "classes"):
+        lines.append(about_labels(split))
+    if model is not None:
+        lines.append(about_tokens(texts, model))
+    return lines
+
+
+def about_labels(split: "Split") -> str:
+    """The labels that there are: few are counted, many summed up."""
+    import numpy as np
+
+    values, counts = np.unique(split.labels, return_counts=True)
+    if len(values) <= 12:
+        names = values if split.data_format == "classes" else [f"{value:g}" for value in values]
+        shares = (f"{name}: {count:,} ({count / len(split):.1%})" for name, count in zip(names, counts, strict=True))
+        return f"labels {', '.join(shares)}"
+    if split.data_format == "pairs":
+        low, middle, high = np.quantile(split.labels, [0, 0.5, 1])
+        return f"labels from {low:g} to {high:g}, median {middle:g}, {len(values):,} different ones"
+    return f"{len(values):,} classes of {counts.min():,} to {counts.max():,} texts"
+
+
+def about_tokens(texts: list[str], model: "SentenceBert") -> str:
+    """What the model's tokenizer makes of texts."""
+    import numpy as np
+
+    from cosent.data.lint import quantiles
+    from cosent.model.tokens import tokenize
+
+    whole = tokenize(model.tokenizer, model.prepare(texts), 2**31 - 1)
+    cut = np.mean(whole.lengths > model.max_length)
+    unknown = np.mean(whole.input_ids == model.tokenizer.unk_token_id)
+    return (
+        f"tokens: {quantiles(whole.lengths)}; {cut:.2%} of texts are cut at {model.max_length}, "
+        f"{unknown:.2%} of tokens are unknown"
+    )
+
+
+def show(findings: Sequence["Finding"]) -> None:
+    """Print findings, with their effect and examples."""
+    if not findings:
+        print("  nothing found")
+    for finding in findings:
+        print(f"  - {finding}\n      {finding.effect}")
+        for example in finding.examples:
+            print(f"      {example}")
+
+
+def check_split_arguments(args: CheckArguments) -> None:
+    """Refuse shares that leave nothing to train on, and files that are there already."""
+    if len(args.fractions) != 2 or min(args.fractions) < 0 or sum(args.fractions) >= 1:
+        raise UserError(f"--fractions are the shares of dev and test, below 1 together; got {args.fractions}")
+    for name in SPLIT_NAMES:
+        if (path := Path(args.write_split or "", f"{name}.tsv")).exists():
+            raise UserError(f"{path} is there already; give --write_split another folder")
+
+
+def write_split(splits: Sequence["Split"], folder: Path, args: CheckArguments) -> None:
+    """Deal all examples anew into files that share no text, not even one that differs in case or punctuation."""
+    import numpy as np
+
+    from cosent.data.lint import normalized
+    from cosent.data.splits import assign_by_component, component_of_examples
+    from cosent.inference.predictions import tsv_line
+
+    if len({split.data_format for split in splits}) > 1:
+        raise UserError("--write_split deals out examples of one format; these files hold several")
+    examples = [example for split in splits for example in split.examples]
+    component = component_of_examples([[normalized(text) for text in example.texts] for example in examples])
+    number = assign_by_component(component, [int(share * len(examples)) for share in args.fractions], args.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    print(
+        f"\nA split by component, seed {args.seed}; the largest component has {np.bincount(component).max():,} examples"
+    )
+    for which, name in enumerate(SPLIT_NAMES):
+        path = folder / f"{name}.tsv"
+        chosen = np.flatnonzero(number == which)
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            for n in chosen:
+                texts, label = examples[n]
+                print(tsv_line(*texts, *([] if label is None else [label])), file=file)
+        print(f"  {path}: {len(chosen):,} examples")

@@ -1,0 +1,43 @@
+"""Compare two models on the same pairs: cosent compare A B --test_data_path T."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cosent.cli.arguments import BatchArguments, EvaluationArguments, TrustArguments
+from cosent.cli.parsing import FlagParser, Positional, require_files
+from cosent.cli.running import hush_libraries
+from cosent.errors import UserError
+
+
+@dataclass(kw_only=True)
+class CompareArguments(EvaluationArguments, TrustArguments, BatchArguments):
+    """On what to compare, and where results go."""
+
+    test_data_path: str = field(metadata={"help": "Labelled pairs that neither model was trained on."})
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Where comparison.json and disagreements.tsv go. Default: output/compare-<A>-<B>-<data>."},
+    )
+    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Check what is given, then compare."""
+    parser = FlagParser(
+        "compare",
+        [CompareArguments],
+        description="Compare two models on the same labelled pairs: differences with intervals, and disagreements.",
+        positional=Positional("models", "The two models: folders or hub ids."),
+    )
+    given = parser.parse(arguments)
+    (args,) = parser.fill(given)
+    if len(given.models) != 2:
+        raise UserError(f"two models are compared, not {len(given.models)}")
+    if not args.num_resamples:
+        raise UserError("--num_resamples must be at least 1 here")
+    require_files(args.test_data_path)
+    hush_libraries()
+    from cosent.cli.comparison import compare
+
+    first, second = given.models
+    compare(first, second, args)

@@ -1,0 +1,210 @@
+"""Flags or a config file in, filled dataclasses out; what is wrong with a flag is said in a line or two, at once."""
+
+import argparse
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import yaml
+
+from cosent.cli.sources import executed
+from cosent.data.rows import open_rows
+from cosent.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
+else:
+    # the same parser, from its file alone, without the seconds that transformers takes to import
+    HfArgumentParser = executed("transformers", "hf_argparser.py").HfArgumentParser
+
+_REQUIRED = "the following arguments are required: "  # argparse's words
+
+CONFIG_FILES = (".json", ".yaml", ".yml")
+
+
+class UsageError(Exception):
+    """A command or a flag that does not exist, lacks or has a wrong value; exit status 2, as argparse has it."""
+
+
+class Positional(NamedTuple):
+    """Arguments without a flag: their name, help, and how many there may be, in argparse's words."""
+
+    name: str
+    help: str
+    number: str = "+"
+
+
+class FlagParser(HfArgumentParser):
+    """Flags of dataclasses, as transformers parses them, with short answers to mistakes.
+
+    Args:
+        command: the command's name.
+        dataclasses: what there is to fill.
+        description: what the command does, in a sentence.
+        positional: arguments without a flag, if there are any.
+        stands_for: flags that need not be given where there are such arguments.
+        epilog: what the help ends with.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        dataclasses: Sequence[type],
+        *,
+        description: str | None = None,
+        positional: Positional | None = None,
+        stands_for: Collection[str] = (),
+        epilog: str | None = None,
+    ):
+        usage = f"cosent {command}{f' [{positional.name} ...]' if positional else ''} [--flag value ...]"
+        super().__init__(
+            dataclasses,  # type: ignore[arg-type]
+            prog=f"cosent {command}",
+            usage=usage,
+            description=description,
+            epilog=epilog,
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,  # the sample job looks for whole names
+        )
+        if positional is not None:
+            self.add_argument(positional.name, nargs=positional.number, help=positional.help)
+        self._positional = positional
+        self._stand_ins = [action for action in self._actions if action.dest in stands_for]
+        for action in self._stand_ins:
+            action.required = False
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The flags' values; a flag that does not exist comes before one that is missing, as it may be the same."""
+        self.refuse_unknown(arguments)
+        found, rest = self.parse_known_args(arguments)
+        if rest:
+            raise UsageError(f"{self.prog} does not know what to do with {' '.join(map(repr, rest))}{self._hint()}")
+        if self._positional is not None and not getattr(found, self._positional.name):
+            missing = [action.option_strings[0] for action in self._stand_ins if getattr(found, action.dest) is None]
+            if missing:
+                self.error(f"{_REQUIRED}{', '.join(missing)}")
+        return found
+
+    def refuse_unknown(self, arguments: Sequence[str]) -> None:
+        """Raise an error if there is no such flag, which says what was meant."""
+        for name in flag_names(arguments):
+            if name not in self._option_string_actions:
+                raise UsageError(f"{self.prog} has no flag {name}{self._meant(name)}{self._hint()}")
+
+    def fill_from(self, arguments: Sequence[str]) -> tuple[Any, ...]:
+        """The dataclasses with the flags' values; a config file may come first and stand for flags of its own."""
+        return self.fill(self.parse(with_config_file(arguments)))
+
+    def fill(self, found: argparse.Namespace) -> tuple[Any, ...]:
+        """The dataclasses with these values."""
+        return tuple(
+            kind(**{option.name: getattr(found, option.name) for option in fields(kind) if option.init})
+            for kind in self.dataclass_types
+            if is_dataclass(kind)
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Say what argparse found, without the usage of a hundred flags."""
+        message = re.sub(r"(--\w+)/--[\w-]+", r"\1", message)  # a flag's second spelling
+        needs = message.removeprefix(_REQUIRED)
+        if needs != message:
+            raise UsageError(f"{self.prog} needs {needs}{self._hint()}")
+        raise UsageError(f"{message.removeprefix('argument ')}{self._hint()}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            likely = likely_name(str(value), choices)
+            meant = f"; did you mean {likely}?" if likely else ""
+            raise argparse.ArgumentError(action, f"must be one of {', '.join(choices)}, not {value!r}{meant}")
+
+    def _meant(self, name: str) -> str:
+        known = [action.option_strings[0] for action in self._actions if action.option_strings]
+        likely = likely_name(name.lstrip("-").replace("-", "_"), [flag.lstrip("-") for flag in known])
+        return f"; did you mean --{likely}?" if likely else ""
+
+    def _hint(self) -> str:
+        return f"\n`{self.prog} --help` lists its flags"
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults, where there are any, and each flag in one spelling: --max-length is --max_length."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if len(action.option_strings) < 2 or action.dest == "help":
+            return super()._format_action_invocation(action)
+        takes = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{action.option_strings[0]} {takes}".rstrip()
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return getattr(action.type, "__name__", "value").replace("string_to_bool", "True|False").replace("<lambda>", "")
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.required else super()._get_help_string(action)
+
+
+def with_config_file(arguments: Sequence[str]) -> list[str]:
+    """Flags, with those of a config file in its place at their beginning."""
+    if arguments and arguments[0].endswith(CONFIG_FILES):
+        return [*flags_of(arguments[0]), *arguments[1:]]
+    return list(arguments)
+
+
+def flags_of(path: str) -> list[str]:
+    """A config file's settings as flags, so that they mean the same: YAML alone would read 2e-5 as a text."""
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML, too
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as settings: {error}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} must hold settings by name, got {type(settings).__name__}")
+    flags = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return flags
+
+
+def flag_names(arguments: Iterable[str]) -> list[str]:
+    """The names of the flags among arguments, without values; none behind a `--` of its own."""
+    names = []
+    for argument in arguments:
+        if argument == "--":
+            break
+        if argument.startswith("--"):
+            names.append(argument.partition("=")[0])
+    return names
+
+
+def each_flag_once(arguments: Sequence[str]) -> list[str]:
+    """The same arguments without those that a later one of the same flag replaces."""
+    first: list[str] = []
+    by_flag: dict[str, list[str]] = {}
+    current = first
+    for argument in arguments:
+        if argument.startswith("--"):
+            key = argument.partition("=")[0].lstrip("-").replace("-", "_")
+            by_flag.pop(key, None)
+            current = by_flag[key] = []
+        current.append(argument)
+    return [*first, *(argument for group in by_flag.values() for argument in group)]
+
+
+def likely_name(name: str, known: Iterable[str]) -> str | None:
+    """The name that somebody meant: the only one that begins so, else the most similar one."""
+    known = list(known)
+    begun = [candidate for candidate in known if candidate.startswith(name)]
+    return begun[0] if len(begun) == 1 else next(iter(difflib.get_close_matches(name, known, n=1)), None)
+
+
+def require_files(*paths: str | None) -> None:
+    """Refuse data files that are missing or of an unknown kind, before anything slow begins."""
+    for path in paths:
+        if path:
+            open_rows(Path(path))

@@ -1,0 +1,127 @@
+"""Score pairs: cosent predict --model_name_or_path M --input_path A.tsv --output_path B.tsv, or predict M TEXT TEXT."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cosent.cli.arguments import BatchArguments, ModelArguments, names
+from cosent.cli.parsing import FlagParser, Positional, UsageError
+from cosent.cli.running import choose_device, hush_libraries
+from cosent.cli.standard_streams import STREAM, InputFormat, StreamedPaths, check_streams, output_name, streamed
+from cosent.data.layouts import Columns
+from cosent.data.readers import ExampleReader, OnBadRows
+from cosent.errors import UserError
+from cosent.inference.predictions import check_output, score_file
+from cosent.progress import is_watched
+
+if TYPE_CHECKING:
+    from cosent import SentenceBert
+
+_NO_CALIBRATION = "The model stores no calibration, so there are no probabilities: `cosent calibrate` fits one"
+
+
+@dataclass(kw_only=True)
+class PredictArguments(BatchArguments):
+    """What to score, and where scores go."""
+
+    input_path: str = field(
+        metadata={
+            "help": "Pairs of texts, with or without labels. docs/data.md has the formats. -: standard input.",
+        }
+    )
+    output_path: str = field(
+        metadata={
+            "help": "Where scores go: .tsv, .csv or .jsonl, in the input's order. -: tab-separated, to standard output."
+        }
+    )
+    input_format: InputFormat | None = field(default=None, metadata={"help": "Of standard input. Default: tsv."})
+    text_columns: str | None = field(
+        default=None,
+        metadata={"help": "The text columns, as name1,name2, or by position from 0 without a header: 0,1."},
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "The label's column, likewise; it is only written beside the scores."}
+    )
+    on_bad_rows: OnBadRows = field(
+        default="error", metadata={"help": "What to do about rows that cannot be used: error, or skip and count."}
+    )
+    threshold: float | None = field(
+        default=None, metadata={"help": "A pair matches from this cosine on. Default: the one stored with the model."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise UserError(f"--threshold is a cosine, from -1 to 1, not {self.threshold:g}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Check what is given, then score a file or one pair."""
+    parser = FlagParser(
+        "predict",
+        [ModelArguments, PredictArguments],
+        description="Score pairs, and decide which match: of a file, or one pair that is given: RUN TEXT TEXT.",
+        positional=Positional("pair", "A model and two texts, in the place of a model and files given by flags.", "*"),
+        stands_for=("model_name_or_path", "input_path", "output_path"),
+    )
+    given = parser.parse(arguments)
+    model_args, args = parser.fill(given)
+    if not given.pair:
+        predict_paths(model_args, args)
+        return
+    if len(given.pair) != 3:
+        raise UsageError(f"cosent predict takes a model and two texts, or flags; got {len(given.pair)} arguments")
+    model_args.model_name_or_path, *texts = given.pair
+    hush_libraries()
+    predict_pair(model_args, args, *texts)
+
+
+def predict_paths(model_args: ModelArguments, args: PredictArguments) -> None:
+    """Check the paths, and score what is there; each may be a standard stream."""
+    check_streams(args.input_path, args.output_path, args.input_format)
+    if args.output_path != STREAM:
+        check_output(args.output_path)
+    hush_libraries()
+    with streamed(args.input_path, args.output_path, args.input_format, output_suffix=".tsv") as paths:
+        predict_file(model_args, args, paths)
+
+
+def load(model_args: ModelArguments, args: PredictArguments) -> "SentenceBert":
+    """The model, where it shall run."""
+    from cosent import SentenceBert
+
+    return SentenceBert(**vars(model_args), device=choose_device(args.device))
+
+
+def predict_pair(model_args: ModelArguments, args: PredictArguments, first: str, second: str) -> None:
+    """Print what the model says of two texts, a value a line."""
+    model = load(model_args, args)
+    if args.threshold is None and model.settings.decision is None:
+        raise UserError("this model stores no threshold: give --threshold, or let `cosent calibrate` choose one")
+    found = model.predict([(first, second)], threshold=args.threshold)
+    print(f"score\t{found.scores[0]:.6f}")
+    print(f"probability\t{'' if found.probabilities is None else f'{found.probabilities[0]:.6f}'}")
+    print(f"decision\t{int(found.matches[0])}")
+
+
+def predict_file(model_args: ModelArguments, args: PredictArguments, paths: StreamedPaths) -> None:
+    """Load, score, say where scores are."""
+    columns = Columns("pairs", names(args.text_columns), args.label_column, needs_label=False)
+    reader = ExampleReader(paths.input, columns, on_bad_rows=args.on_bad_rows)
+    model = load(model_args, args)
+    number = score_file(
+        model,
+        reader,
+        paths.output,
+        threshold=args.threshold,
+        batch_size=args.batch_size,
+        show_progress_bar=is_watched(),
+    )
+    skipped = f" ({reader.report.num_bad:,} bad rows left out)" if reader.report.num_bad else ""
+    decision = model.settings.decision
+    threshold = args.threshold if args.threshold is not None else decision.threshold if decision else float("nan")
+    print(f"Scored {number:,} pairs{skipped}; they match from a cosine of {threshold:.4f} on", end="")
+    if decision is not None and decision.calibration is not None:
+        print(f", where a match has a probability of {decision.calibration(threshold):.2f}")
+    else:
+        print(f"\n{_NO_CALIBRATION}")
+    print(f"Written to {output_name(args.output_path)}")

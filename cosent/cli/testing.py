@@ -1,0 +1,189 @@
+"""What `cosent test` does: scores held-out data, prints and writes how good the model is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosent import SentenceBert, TextDataset, load_data
+from cosent.cli.arguments import ModelArguments
+from cosent.cli.running import choose_device, launched_ranks
+from cosent.cli.showing import show_interval, unknown_tokens, write_json
+from cosent.cli.test import TestArguments
+from cosent.data.formats import FORMATS, DataFormat
+from cosent.distributed import first_rank_first
+from cosent.errors import UserError
+from cosent.evaluation.bootstrap import CONFIDENCE
+from cosent.evaluation.degeneracy import warnings_of
+from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate
+from cosent.evaluation.metrics import CALIBRATION, DECISION
+from cosent.evaluation.report import NO_PICTURES, can_draw, evaluation_report
+from cosent.evaluation.scored import ScoredPairs
+from cosent.inference.predictions import ScoredRow, write_scored
+from cosent.progress import is_watched
+
+
+def test(model_args: ModelArguments, args: TestArguments) -> None:
+    """Score; under a launcher, every rank embeds its share, and the first one says how good it is."""
+    model = SentenceBert(**vars(model_args), device=choose_device(args.device))
+    data, index = load(model, args)
+    result = evaluate(model, data, evaluation_options(model, args, index))
+    base_name, base_scores = score_base(model, data, args, trust_remote_code=model_args.trust_remote_code)
+    if launched_ranks()[0] > 0:
+        return
+    folder = Path(args.output_dir or default_folder(model_args.model_name_or_path, args.test_data_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    intervals = {"intervals": result.intervals} if result.intervals else {}
+    write_json(folder / "metrics.json", {**result.metrics, **intervals})
+    print(heading(model_args.model_name_or_path, data, model))
+    if result.pairs is None:
+        report_metrics(result, args.index_data_path)
+    else:
+        report_pairs(result, model)
+        write_scored(folder / "predictions.tsv", scored_rows(data, result.pairs))
+    if args.report:
+        page = evaluation_report(
+            result,
+            model_name=model_args.model_name_or_path,
+            data_name=args.test_data_path,
+            texts=data.records.rows["texts"],
+            decision=model.settings.decision,
+            base_name=base_name,
+            base_scores=base_scores,
+        )
+        print(f"\nReport: {page.write(folder, 'report')}{'' if can_draw() else f' ({NO_PICTURES})'}")
+    for warning in warnings_of(result):
+        print(f"\n{warning}")
+    seconds, speed = result.metrics["seconds"], result.metrics["texts_per_second"]
+    print(f"\nTook {seconds:.1f} s, {speed:,.0f} distinct texts a second")
+    print(f"\nWritten to {folder}: metrics.json" + (" and predictions.tsv" if result.pairs is not None else ""))
+
+
+def load(model: SentenceBert, args: TestArguments) -> tuple[TextDataset, TextDataset | None]:
+    """The test data, and for classes what neighbours are looked for in, where that is given."""
+    index_path = args.index_data_path
+    with first_rank_first():
+        data = load_data(args.test_data_path, model, likely_format=likely_format(model), **args.reading_options)
+        index = load_data(index_path, model, likely_format="classes", **args.reading_options) if index_path else None
+    if index is not None and data.data_format != "classes":
+        noun = FORMATS[data.data_format].noun
+        raise UserError(f"--index_data_path is for classes; {args.test_data_path} holds {noun}")
+    return data, index
+
+
+def evaluation_options(model: SentenceBert, args: TestArguments, index: TextDataset | None) -> EvaluationOptions:
+    """How to score; what is not given is as the model stores it."""
+    decision = model.settings.decision
+    stored_min = decision.positive_label_min if decision else None
+    return EvaluationOptions(
+        batch_size=args.batch_size,
+        positive_label_min=args.positive_label_min if args.positive_label_min is not None else stored_min,
+        threshold=decision.threshold if decision else None,
+        calibration=decision.calibration if decision else None,
+        num_resamples=args.num_resamples,
+        index=index,
+        num_neighbors=args.num_neighbors,
+        show_progress_bar=is_watched(),
+    )
+
+
+def score_base(
+    model: SentenceBert, data: TextDataset, args: TestArguments, *, trust_remote_code: bool
+) -> tuple[str, NDArray[np.float64] | None]:
+    """For a report on pairs, the name and the scores of the model that was fine-tuned, if it is at hand."""
+    name = args.base_model_name_or_path or model.settings.base_model or ""
+    is_there = args.base_model_name_or_path is not None or Path(name).is_dir()
+    if not (args.report and name and is_there and data.data_format == "pairs"):
+        return "", None
+    try:
+        base = SentenceBert(
+            name,
+            pooling_mode=model.pooling_mode,
+            max_length=model.max_length,
+            trust_remote_code=trust_remote_code,
+            device=choose_device(args.device),
+        )
+    except UserError as error:
+        if args.base_model_name_or_path is not None:
+            raise
+        print(f"Without scores before fine-tuning: {error}\n")  # nobody asked for them
+        return "", None
+    pairs = evaluate(base, data.records.tokenize(base), EvaluationOptions(batch_size=args.batch_size)).pairs
+    return name, None if pairs is None else pairs.scores
+
+
+def likely_format(model: SentenceBert) -> DataFormat | None:
+    """What two columns without names are: what the model was trained on."""
+    formats: dict[str, DataFormat] = {"InfoNCELoss": "triplets", "BatchHardTripletLoss": "classes"}
+    return formats.get((model.settings.loss or {}).get("name", ""))
+
+
+def default_folder(model_name: str, data_path: str) -> str:
+    """Where results go when nobody says: named after the model and the data."""
+    data = Path(data_path).absolute()
+    name = data.name.removesuffix(".gz").rsplit(".", 1)[0]
+    return f"output/test-{Path(model_name).absolute().name}-{data.parent.name}-{name}"
+
+
+def heading(name: str, data: TextDataset, model: SentenceBert) -> str:
+    """What is tested on what."""
+    report = data.records.report
+    skipped = f" ({report.num_bad:,} bad rows left out)" if report.num_bad else ""
+    cut = data.truncated_share
+    truncated = f"\n{cut:.2%} of texts were cut at {model.max_length} tokens" if cut else ""
+    unknown = unknown_tokens(data, model)
+    return f"{name} on {len(data):,} {FORMATS[data.data_format].noun} of {report.path}{skipped}{truncated}{unknown}\n"
+
+
+def report_metrics(result: Evaluation, index_path: str | None) -> None:
+    """Print the metrics of data without a decision to make."""
+    metrics = result.metrics
+    left_out = metrics["n"] - metrics.get("num_queries", metrics["n"])
+    if "knn_accuracy" in metrics:
+        print(f"Neighbours are looked for in {index_path or 'the other test texts; --index_data_path names a file'}\n")
+    if left_out:
+        print(f"{left_out:,} texts are left out: no other text of their class is there to be found\n")
+    show(result, *(name for name in metrics if name not in ("n", "num_queries", "seconds", "texts_per_second")))
+
+
+def report_pairs(result: Evaluation, model: SentenceBert) -> None:
+    """Print the metrics of pairs, those at the stored threshold apart from those chosen on the test data."""
+    metrics, decision = result.metrics, model.settings.decision
+    show(result, "spearman", "pearson")
+    if "accuracy" in metrics and decision is not None:
+        print(f"\nAt the stored threshold {decision.threshold:.4f}, the best by {decision.metric} on ", end="")
+        print(f"{decision.calibrated_on}:")
+        show(result, *DECISION, *CALIBRATION)
+    if decision is None:
+        print("\nNo threshold is stored with this model: `cosent calibrate` chooses one on labelled pairs.")
+    if "best_accuracy" in metrics:
+        print("\nWithout a threshold:")
+        show(result, "average_precision", "roc_auc")
+        print("\nChosen on this very test data, so no forecast for other data:")
+        print(f"  best accuracy {metrics['best_accuracy']:.4f} at threshold {metrics['best_threshold']:.4f}")
+        print(f"  best F1       {metrics['best_f1']:.4f} at threshold {metrics['best_f1_threshold']:.4f}")
+    else:
+        print("\nLabels are graded: --positive_label_min says from which label on a pair matches.")
+
+
+def show(result: Evaluation, *names: str) -> None:
+    """Print metrics that there are, a line each, with their intervals."""
+    for name in names:
+        if name in result.metrics and name != "threshold":
+            ends = show_interval(result.intervals.get(name))
+            interval = f"   {CONFIDENCE:.0%} interval {ends}" if ends else ""
+            print(f"  {name.replace('_', ' '):26}{result.metrics[name]:8.4f}{interval}")
+
+
+def scored_rows(data: TextDataset, pairs: ScoredPairs) -> Iterator[ScoredRow]:
+    """The test pairs, and what the model says of them."""
+    threshold, probabilities = pairs.threshold, pairs.probabilities
+    for number, (row, score) in enumerate(zip(data.records.rows, pairs.scores, strict=True)):
+        yield ScoredRow(
+            tuple(row["texts"]),
+            float(score),
+            row["label"],
+            None if probabilities is None else float(probabilities[number]),
+            None if threshold is None else bool(score >= threshold),
+        )

@@ -1,0 +1,86 @@
+"""Fine-tune a sentence encoder: cosent train --help, or cosent train config.yaml."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, NamedTuple
+
+from cosent.cli.arguments import DataArguments, DecisionArguments, LossArguments, ModelArguments
+from cosent.cli.parsing import FlagParser, each_flag_once, require_files, with_config_file
+from cosent.cli.running import hush_libraries
+from cosent.cli.sample import with_sample
+from cosent.cli.sources import mirror
+from cosent.training.limits import LimitedArguments, check_limits
+
+if TYPE_CHECKING:
+    from cosent.training.arguments import CosentTrainingArguments
+
+_DESCRIPTION = (
+    "Fine-tune a sentence encoder. Without a model, the bundled backbone; without training data, the sample data. A "
+    ".yaml or .json file may come first and stand for flags; flags behind it win."
+)
+_EPILOG = "These are cosent's own flags. --help-all shows those of transformers' TrainingArguments, too."
+_OF_TRANSFORMERS = "transformers' TrainingArguments"
+
+
+class TrainArguments(NamedTuple):
+    """All that `cosent train` is given."""
+
+    model: ModelArguments
+    data: DataArguments
+    loss: LossArguments
+    decision: DecisionArguments
+    training: "CosentTrainingArguments"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Check what is given, then train."""
+    arguments = _checked(arguments)
+    command = shlex.join(["cosent", "train", *each_flag_once(arguments)])
+    hush_libraries()
+    from cosent.cli.training_run import train
+
+    train(parse(with_config_file(arguments)), command)
+
+
+def parse(arguments: Sequence[str]) -> TrainArguments:
+    """The arguments, by the classes that they are for: these say what is wrong with what an import alone can tell."""
+    from cosent.training.arguments import CosentTrainingArguments
+
+    kinds = [ModelArguments, DataArguments, LossArguments, DecisionArguments, CosentTrainingArguments]
+    parser = FlagParser("train", kinds)
+    return TrainArguments(*parser.fill(parser.parse(arguments)))
+
+
+def flag_parser(*, shows_all: bool = False) -> FlagParser:
+    """All flags, from the sources of the classes that they are for.
+
+    Args:
+        shows_all: whether the help shows transformers' flags as well.
+    """
+    ours = mirror("cosent.training.arguments", "CosentTrainingArguments", title="training")
+    names = [option.name for option in fields(ours)]
+    theirs = mirror("transformers.training_args", "TrainingArguments", title=_OF_TRANSFORMERS, without=names)
+    kinds = [ModelArguments, DataArguments, LossArguments, DecisionArguments, ours, theirs]
+    parser = FlagParser("train", kinds, description=_DESCRIPTION, epilog=None if shows_all else _EPILOG)
+    parser.add_argument("--help-all", action="help", help="show the flags of transformers' TrainingArguments, too")
+    if not shows_all:
+        hidden = {option.name for option in fields(theirs)}
+        for action in parser._actions:
+            if action.dest in hidden:
+                action.help = argparse.SUPPRESS
+    return parser
+
+
+def _checked(arguments: Sequence[str]) -> list[str]:
+    """The arguments, the sample job's among them where that is meant, if all is right that can be told at once."""
+    parser = flag_parser(shows_all="--help-all" in arguments)
+    parser.refuse_unknown(arguments)
+    if {"-h", "--help", "--help-all"}.isdisjoint(arguments):
+        arguments = with_sample(arguments)
+    _, data, _, _, ours, theirs = parser.fill_from(arguments)
+    given: LimitedArguments = argparse.Namespace(**vars(theirs), **vars(ours))
+    check_limits(given)
+    require_files(data.train_data_path, data.eval_data_path, data.test_data_path)
+    return list(arguments)
