@@ -69,9 +69,10 @@ class Layout:
             first, second, score = self._plain_pair(row)
             return [Example((to_text(first, "first text"), to_text(second, "second text")), to_score(score))]
         values, label = self._list_fields(row) if isinstance(row, list) else self._named_fields(row)
-        if not self.needs_label and (label is None or not str(label).strip()):
+        kind = FORMATS[self.data_format]
+        if kind.label is float and not self.needs_label and (label is None or not str(label).strip()):
             label = NO_LABEL
-        return FORMATS[self.data_format].examples(values, label)
+        return kind.examples(values, label)
 
     @cached_property
     def _plain_pair(self) -> Callable[[list[str]], tuple[str, str, str]] | None:

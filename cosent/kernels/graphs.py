@@ -159,7 +159,7 @@ class EncoderGraphs:
         """
         size = size_for(len(input_ids), len(lengths), max_length)
         with self._lock:
-            key = (size, self._trains, _circumstances(input_ids.device), settings)
+            key = (size, self._trains, encoder.training, _circumstances(input_ids.device), settings)
             recording = self._recording(encoder, embed, key, input_ids.device)
             if recording is not None:
                 fill((recording.input_ids, recording.lengths), input_ids, lengths)

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from cosent import SentenceBert, UserError
 from cosent.kernels import graphs as graphs_module
+from cosent.model.tokens import tokenize
 from cosent.training.gradient_cache import cut, embed_pieces
 
 TEXTS = [f"text {'and more ' * (i % 7)}{i}" for i in range(40)]
@@ -62,6 +63,20 @@ def test_embeddings_are_those_of_unrecorded_batches(make_model, recordings, opti
     shorter = TEXTS[:33]  # of the same size
     assert_close(model.encode(shorter), expected[:33], **CLOSE)
     assert len(recordings) == 1
+
+
+def test_views_under_dropout_are_recorded_apart(make_model, recordings):
+    """What was recorded without dropout must not stand for what evaluation embeds with it."""
+    model = make_model(dropout=0.3)
+    tokens = tokenize(model.tokenizer, TEXTS, 64)
+    for _ in range(4):
+        model.encode_tokens(tokens)
+    assert len(recordings) == 1
+    for _ in range(4):
+        model.encode_tokens(tokens, dropout_seed=0)
+    assert len(recordings) == 2
+    model.encode_tokens(tokens)
+    assert len(recordings) == 2
 
 
 @pytest.mark.parametrize("packing", ["on", "off"])
