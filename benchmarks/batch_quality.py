@@ -174,7 +174,7 @@ def splits(args: Namespace, model: SentenceBert) -> tuple[TextDataset, TextDatas
     if args.eval_data_path:
         eval_records = read_records(args.eval_data_path)
     else:
-        kept, out = split_by_component(list(train_records.rows["texts"]), 0.1, seed=0)
+        kept, out = split_by_component(list(train_records.texts), 0.1, seed=0)
         train_records, eval_records = train_records.select(kept), train_records.select(out)
     likely = "classes" if args.task == "batch_hard_triplet" else None
     test_records = read_records(args.test_data_path, likely_format=likely)

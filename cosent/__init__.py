@@ -9,22 +9,24 @@ if TYPE_CHECKING:
     from cosent.data.datasets import TextDataset, load_data, read_records
     from cosent.errors import CheckpointError, DataError, UserError
     from cosent.evaluation.evaluators import EvaluationOptions, evaluate
-    from cosent.losses import AnglELoss, BatchHardTripletLoss, CoSENTLoss, InfoNCELoss
+    from cosent.losses.contrastive import InfoNCELoss
+    from cosent.losses.ranking import AnglELoss, CoSENTLoss
+    from cosent.losses.triplet import BatchHardTripletLoss
     from cosent.model.encoder import Prediction, SentenceBert
     from cosent.training.arguments import CosentTrainingArguments
     from cosent.training.trainer import CosentTrainer
 
 # Each name is imported when it is first used, so that `import cosent` costs nothing.
 _HOME = {
-    "AnglELoss": "cosent.losses",
-    "BatchHardTripletLoss": "cosent.losses",
+    "AnglELoss": "cosent.losses.ranking",
+    "BatchHardTripletLoss": "cosent.losses.triplet",
     "CheckpointError": "cosent.errors",
-    "CoSENTLoss": "cosent.losses",
+    "CoSENTLoss": "cosent.losses.ranking",
     "CosentTrainer": "cosent.training.trainer",
     "CosentTrainingArguments": "cosent.training.arguments",
     "DataError": "cosent.errors",
     "EvaluationOptions": "cosent.evaluation.evaluators",
-    "InfoNCELoss": "cosent.losses",
+    "InfoNCELoss": "cosent.losses.contrastive",
     "Prediction": "cosent.model.encoder",
     "SentenceBert": "cosent.model.encoder",
     "TextDataset": "cosent.data.datasets",

@@ -1,9 +1,9 @@
 """Flags that commands share; each is declared once. Those of one command stand with it."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cosent.cli.sources import constant
+from cosent.cli.sources import constant, table_names
 from cosent.data.formats import FORMATS, DataFormat
 from cosent.data.readers import OnBadRows
 from cosent.errors import UserError
@@ -13,20 +13,14 @@ if TYPE_CHECKING:
     from cosent.calibration import CalibrationMethod
     from cosent.evaluation.bootstrap import NUM_RESAMPLES
     from cosent.kernels.graphs import CudaGraphs
-    from cosent.losses import Loss
-    from cosent.losses.contrastive import Negatives
-    from cosent.losses.triplet import Distance, Mining
-    from cosent.model.checkpoint import PoolingMode
+    from cosent.model.pooling import PoolingMode
 
     DataFormatChoice = str
 else:  # these modules import torch or scipy
     CalibrationMethod = constant("cosent.calibration", "CalibrationMethod")
     NUM_RESAMPLES = constant("cosent.evaluation.bootstrap", "NUM_RESAMPLES")
     CudaGraphs = constant("cosent.kernels.graphs", "CudaGraphs")
-    Negatives = constant("cosent.losses.contrastive", "Negatives")
-    Distance = constant("cosent.losses.triplet", "Distance")
-    Mining = constant("cosent.losses.triplet", "Mining")
-    PoolingMode = constant("cosent.model.checkpoint", "PoolingMode")
+    PoolingMode = Literal[table_names("cosent.model.pooling", "POOLING_MODES")]
     DataFormatChoice = Literal[("auto", *FORMATS)]  # of which a type checker could make nothing
 
 
@@ -234,54 +228,6 @@ class DataArguments(EvaluationArguments):
             options["text_columns"] = names(self.eval_text_columns)
             options["label_column"] = self.eval_label_column
         return options
-
-
-@dataclass
-class LossArguments:
-    """What to minimise."""
-
-    _argument_group_name: ClassVar[str] = "loss"
-    loss: Literal["cosent", "angle", "infonce", "batch_hard_triplet"] = field(
-        default="cosent",
-        metadata={
-            "help": "Ranking of pairs by cosine, or by AnglE's angle; InfoNCE with in-batch negatives (SimCSE for "
-            "sentences); triplets of classes."
-        },
-    )
-    scale: float = field(default=20.0, metadata={"help": "What scores are multiplied by: 1 / temperature."})
-    negatives: Negatives = field(
-        default="targets",
-        metadata={"help": "infonce: each anchor against all positives and negatives, or all texts against all others."},
-    )
-    symmetric: bool = field(default=False, metadata={"help": "infonce: positives look for their anchors, too."})
-    margin: float = field(default=1.0, metadata={"help": "batch_hard_triplet: how much farther a negative should be."})
-    distance: Distance = field(default="euclidean", metadata={"help": "batch_hard_triplet: euclidean, or 1 - cosine."})
-    soft_margin: bool = field(default=False, metadata={"help": "batch_hard_triplet: softplus in place of a margin."})
-    mining: Mining = field(default="hard", metadata={"help": "batch_hard_triplet: which triplets of a batch to take."})
-
-    def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise UserError(f"--scale must be above 0, got {self.scale}")
-        own = {
-            "infonce": ("scale", "negatives", "symmetric"),
-            "batch_hard_triplet": ("margin", "distance", "soft_margin", "mining"),
-        }.get(self.loss, ("scale",))
-        for option in fields(self):
-            if option.name not in ("loss", *own) and getattr(self, option.name) != option.default:
-                raise UserError(f"--{option.name} means nothing to --loss {self.loss}")
-
-    def build(self) -> "Loss":
-        """The loss itself."""
-        from cosent.losses import AnglELoss, BatchHardTripletLoss, CoSENTLoss, InfoNCELoss
-
-        try:
-            if self.loss == "infonce":
-                return InfoNCELoss(self.scale, self.negatives, self.symmetric)
-            if self.loss == "batch_hard_triplet":
-                return BatchHardTripletLoss(self.margin, self.distance, self.soft_margin, mining=self.mining)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        return {"cosent": CoSENTLoss, "angle": AnglELoss}[self.loss](scale=self.scale)
 
 
 def names(columns: str | None) -> tuple[str, ...] | None:

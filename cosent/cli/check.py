@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from cosent.cli.arguments import ReadingArguments
 from cosent.cli.parsing import FlagParser, Positional, require_files
 from cosent.cli.running import hush_libraries
-from cosent.cli.showing import write_json
 from cosent.data.formats import FORMATS
 from cosent.errors import UserError
+from cosent.files import write_json
 
 if TYPE_CHECKING:
     from cosent import SentenceBert

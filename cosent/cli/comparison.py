@@ -12,7 +12,6 @@ from scipy.stats import rankdata
 from cosent import SentenceBert, read_records
 from cosent.cli.compare import CompareArguments
 from cosent.cli.running import choose_device
-from cosent.cli.showing import write_json
 from cosent.data.datasets import Records
 from cosent.data.splits import component_of_examples
 from cosent.errors import UserError
@@ -21,6 +20,7 @@ from cosent.evaluation.comparison import Difference, McNemar, disagreements, mcn
 from cosent.evaluation.degeneracy import warnings_of_clusters
 from cosent.evaluation.evaluators import EvaluationOptions, evaluate
 from cosent.evaluation.scored import ScoredPairs
+from cosent.files import write_json
 from cosent.inference.predictions import tsv_line
 from cosent.model.checkpoint import read_settings
 from cosent.progress import is_watched
@@ -99,7 +99,7 @@ def scored(name: str, records: Records, args: CompareArguments) -> ScoredPairs:
     pairs = evaluate(model, records.tokenize(model), options).pairs
     assert pairs is not None  # as these are pairs
     # two tokenizers may take different texts for equal: what hangs together is told by the texts themselves
-    return replace(pairs, clusters=component_of_examples(list(records.rows["texts"])))
+    return replace(pairs, clusters=component_of_examples(list(records.texts)))
 
 
 def report(differences: dict[str, Difference], test: McNemar | None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import yaml
 
 from cosent.cli.sources import executed
+from cosent.cli.wording import speak_of
 from cosent.data.rows import open_rows
 from cosent.errors import UserError
 
@@ -80,6 +81,7 @@ class FlagParser(HfArgumentParser):
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """The flags' values; a flag that does not exist comes before one that is missing, as it may be the same."""
         self.refuse_unknown(arguments)
+        speak_of(action.dest for action in self._actions if action.option_strings)
         found, rest = self.parse_known_args(arguments)
         if rest:
             raise UsageError(f"{self.prog} does not know what to do with {' '.join(map(repr, rest))}{self._hint()}")

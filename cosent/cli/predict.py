@@ -95,8 +95,6 @@ def load(model_args: ModelArguments, args: PredictArguments) -> "SentenceBert":
 def predict_pair(model_args: ModelArguments, args: PredictArguments, first: str, second: str) -> None:
     """Print what the model says of two texts, a value a line."""
     model = load(model_args, args)
-    if args.threshold is None and model.settings.decision is None:
-        raise UserError("this model stores no threshold: give --threshold, or let `cosent calibrate` choose one")
     found = model.predict([(first, second)], threshold=args.threshold)
     print(f"score\t{found.scores[0]:.6f}")
     print(f"probability\t{'' if found.probabilities is None else f'{found.probabilities[0]:.6f}'}")
@@ -118,7 +116,7 @@ def predict_file(model_args: ModelArguments, args: PredictArguments, paths: Stre
     )
     skipped = f" ({reader.report.num_bad:,} bad rows left out)" if reader.report.num_bad else ""
     decision = model.settings.decision
-    threshold = args.threshold if args.threshold is not None else decision.threshold if decision else float("nan")
+    threshold = model.settings.threshold(args.threshold)
     print(f"Scored {number:,} pairs{skipped}; they match from a cosine of {threshold:.4f} on", end="")
     if decision is not None and decision.calibration is not None:
         print(f", where a match has a probability of {decision.calibration(threshold):.2f}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from cosent.cli.parsing import UsageError
+from cosent.cli.wording import FlagFormatter, as_flags
 from cosent.errors import UserError
 from cosent.progress import is_watched
 
@@ -28,7 +29,9 @@ def run(main: Callable[[], None], *, if_lost: str = "") -> None:
         if_lost: what can be done where another rank has ended.
     """
     rank, num_ranks = launched_ranks()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(FlagFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("cosent").setLevel(logging.INFO if rank == 0 else logging.ERROR)
     if rank > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
@@ -90,7 +93,7 @@ def _call(main: Callable[[], None], if_lost: str) -> None:
         if rank > 0:
             time.sleep(_GRACE)
         _leave_ranks()
-        message = f"error on rank {rank}: {error}" if rank else f"error: {error}"
+        message = as_flags(f"error on rank {rank}: {error}" if rank else f"error: {error}")
         if isinstance(error, UserError):
             sys.exit(message)
         sys.stderr.write(message + "\n")

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cosent
+from cosent.cli.losses import formats_of
 from cosent.cli.parsing import CONFIG_FILES, flag_names
 from cosent.errors import UserError
+from cosent.losses import LOSSES
 
 _PACKAGE = Path(cosent.__file__).resolve().parent
 
@@ -17,14 +19,14 @@ _PAIRS = [
     *("--positive_label_min", "4", "--learning_rate", "1e-4"),
     *("--per_device_train_batch_size", "32", "--num_train_epochs", "4"),
 ]
-# What the losses that learn from other data than scored pairs take.
-_BY_LOSS = {
-    "infonce": [
+_BY_FORMAT = {
+    "pairs": _PAIRS,
+    "triplets": [
         *("--train_data_path", "triplets.train.tsv", "--eval_data_path", "dev.txt", "--test_data_path", "test.txt"),
         *("--positive_label_min", "4", "--learning_rate", "5e-5"),
         *("--per_device_train_batch_size", "32", "--num_train_epochs", "4"),
     ],
-    "batch_hard_triplet": [
+    "classes": [
         *("--train_data_path", "classes.train.tsv", "--eval_data_path", "classes.dev.tsv"),
         *("--test_data_path", "classes.test.tsv", "--learning_rate", "5e-5", "--num_train_epochs", "10"),
     ],
@@ -43,7 +45,9 @@ def with_sample(arguments: Sequence[str]) -> list[str]:
     if "model_name_or_path" not in named:
         flags += ["--model_name_or_path", bundled_backbone()]
     if "train_data_path" not in named:
-        settings = _BY_LOSS.get(_value(arguments, "loss"), _PAIRS)
+        loss = _value(arguments, "loss")
+        formats = formats_of(loss) if loss in LOSSES else ()  # else the parser will say that there is no such loss
+        settings = next((_BY_FORMAT[name] for name in formats if name in _BY_FORMAT), _PAIRS)
         flags += [sample_path(item) if Path(item).suffix in (".txt", ".tsv") else item for item in settings]
     return [*flags, *arguments]
 

@@ -4,7 +4,9 @@ import ast
 import builtins
 import dataclasses
 import importlib.util
+import re
 import typing
+from collections.abc import Iterator
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -14,10 +16,17 @@ from typing import Any
 
 def constant(module: str, name: str) -> Any:
     """The value that a module assigns to a name: a literal, or a type alias such as `Literal["a", "b"]`."""
-    for node in _tree(_path(module)).body:
-        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == name for to in node.targets):
-            return _evaluate(node.value, _Names(module))
-    raise LookupError(f"{module} assigns nothing to {name}")
+    value = _constants(_path(module)).get(name)
+    if value is None:
+        raise LookupError(f"{module} assigns nothing to {name}")
+    return _evaluate(value, _Names(module))
+
+
+def table_names(module: str, name: str) -> tuple[str, ...]:
+    """The keys, all texts, of a table that a module holds."""
+    table = _constants(_path(module))[name]
+    assert isinstance(table, ast.Dict)  # or it were no table
+    return tuple(ast.literal_eval(key) for key in table.keys if key is not None)
 
 
 def mirror(module: str, name: str, *, title: str | None = None, without: typing.Collection[str] = ()) -> type:
@@ -31,10 +40,9 @@ def mirror(module: str, name: str, *, title: str | None = None, without: typing.
         title: of the group of flags in the help.
         without: fields to leave out.
     """
-    (body,) = (node.body for node in _tree(_path(module)).body if isinstance(node, ast.ClassDef) and node.name == name)
     names = _Names(module)
     fields: list[tuple[str, Any, Any]] = []
-    for node in body:
+    for node in next(_with_parents(module, name)).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             names[ast.unparse(node.targets[0])] = node.value.value
         if isinstance(node, ast.If):  # whose condition an import alone can tell
@@ -56,6 +64,43 @@ def executed(package: str, file: str) -> ModuleType:
     return module
 
 
+class Parameter(typing.NamedTuple):
+    """A parameter of a class that has a default, and what the class's docstring says of it."""
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+
+
+def parameters(module: str, name: str) -> list[Parameter]:
+    """The parameters of a class that have defaults, in order; its parent's if it has no `__init__` of its own."""
+    for owner in _with_parents(module, name):
+        inits = [item for item in owner.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+        if inits:
+            takes, names = inits[0].args, _Names(module)
+            texts = _documented(ast.get_docstring(owner) or "")
+            pairs = [*zip(takes.args[::-1], takes.defaults[::-1], strict=False)][::-1]
+            pairs += [
+                (arg, default) for arg, default in zip(takes.kwonlyargs, takes.kw_defaults, strict=True) if default
+            ]
+            return [
+                Parameter(arg.arg, _evaluate(arg.annotation, names), _evaluate(default, names), texts.get(arg.arg, ""))
+                for arg, default in pairs
+                if arg.annotation is not None
+            ]
+    return []
+
+
+def attribute(module: str, name: str, attribute_name: str) -> Any:
+    """What a class, or else its parent, assigns to an annotated attribute."""
+    for owner in _with_parents(module, name):
+        for item in owner.body:
+            if isinstance(item, ast.AnnAssign) and item.value and ast.unparse(item.target) == attribute_name:
+                return _evaluate(item.value, _Names(module))
+    raise LookupError(f"{module}.{name} assigns nothing to {attribute_name}")
+
+
 class _Unknown:
     """What stands for a value that only an import would give."""
 
@@ -71,16 +116,45 @@ class _Unknown:
 
 
 class _Names(dict[str, Any]):
-    """The names that a module's expressions may use: those of typing, and its enumerations, imported ones too."""
+    """The names that a module's expressions may use: typing's, its own `Literal`s, and enumerations."""
 
     def __init__(self, module: str):
         super().__init__({**vars(typing), "field": dataclasses.field})
         self._path = _path(module)
+        self._literals = {to: value for to, value in _constants(self._path).items() if _is_literal(value)}
 
     def __missing__(self, name: str) -> Any:
+        if name in self._literals:
+            return _evaluate(self._literals[name], self)
         if hasattr(builtins, name):
             raise KeyError(name)
         return _enumeration(self._path, name) or _Unknown()
+
+
+def _with_parents(module: str, name: str) -> Iterator[ast.ClassDef]:
+    """A class, then those parents of it that the same module defines."""
+    classes = {node.name: node for node in _tree(_path(module)).body if isinstance(node, ast.ClassDef)}
+    while name in classes:
+        yield classes[name]
+        name = next((ast.unparse(base) for base in classes[name].bases), "")
+
+
+def _documented(docstring: str) -> dict[str, str]:
+    """What the `Args` of a docstring say of each parameter, in a line each."""
+    section = re.search(r"^Args:\n(.*?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
+    lines = [] if section is None else re.sub(r"\n {8,}", " ", section[1]).splitlines()
+    return {name.strip(): text.strip() for name, _, text in (line.partition(":") for line in lines)}
+
+
+def _constants(path: Path) -> dict[str, ast.expr]:
+    """What a module assigns to its own names."""
+    assigned = [node for node in _tree(path).body if isinstance(node, ast.Assign | ast.AnnAssign) and node.value]
+    targets = ((node.targets if isinstance(node, ast.Assign) else [node.target], node.value) for node in assigned)
+    return {to.id: value for names, value in targets for to in names if isinstance(to, ast.Name) and value}
+
+
+def _is_literal(value: ast.expr) -> bool:
+    return isinstance(value, ast.Subscript) and ast.unparse(value.value) == "Literal"
 
 
 def _field(node: ast.AnnAssign, names: _Names) -> Any:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cosent import SentenceBert, TextDataset, load_data
 from cosent.cli.arguments import ModelArguments
 from cosent.cli.running import choose_device, launched_ranks
-from cosent.cli.showing import show_interval, unknown_tokens, write_json
+from cosent.cli.showing import show_interval, unknown_tokens
 from cosent.cli.test import TestArguments
 from cosent.data.formats import FORMATS, DataFormat
 from cosent.distributed import first_rank_first
@@ -20,7 +20,9 @@ from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate
 from cosent.evaluation.metrics import CALIBRATION, DECISION
 from cosent.evaluation.report import NO_PICTURES, can_draw, evaluation_report
 from cosent.evaluation.scored import ScoredPairs
+from cosent.files import write_json
 from cosent.inference.predictions import ScoredRow, write_scored
+from cosent.losses import loss_class
 from cosent.progress import is_watched
 
 
@@ -47,7 +49,7 @@ def test(model_args: ModelArguments, args: TestArguments) -> None:
             result,
             model_name=model_args.model_name_or_path,
             data_name=args.test_data_path,
-            texts=data.records.rows["texts"],
+            texts=list(data.records.texts),
             decision=model.settings.decision,
             base_name=base_name,
             base_scores=base_scores,
@@ -115,8 +117,12 @@ def score_base(
 
 def likely_format(model: SentenceBert) -> DataFormat | None:
     """What two columns without names are: what the model was trained on."""
-    formats: dict[str, DataFormat] = {"InfoNCELoss": "triplets", "BatchHardTripletLoss": "classes"}
-    return formats.get((model.settings.loss or {}).get("name", ""))
+    try:
+        loss = loss_class((model.settings.loss or {}).get("name", ""))
+    except KeyError:  # one of the user's own
+        return None
+    # two columns of a sentence each would be taken for more than sentences
+    return next(name for name in loss.data_formats if FORMATS[name].num_views == 1)
 
 
 def default_folder(model_name: str, data_path: str) -> str:
@@ -179,11 +185,11 @@ def show(result: Evaluation, *names: str) -> None:
 def scored_rows(data: TextDataset, pairs: ScoredPairs) -> Iterator[ScoredRow]:
     """The test pairs, and what the model says of them."""
     threshold, probabilities = pairs.threshold, pairs.probabilities
-    for number, (row, score) in enumerate(zip(data.records.rows, pairs.scores, strict=True)):
+    for number, (texts, score) in enumerate(zip(data.records.texts, pairs.scores, strict=True)):
         yield ScoredRow(
-            tuple(row["texts"]),
+            tuple(texts),
             float(score),
-            row["label"],
+            float(pairs.labels[number]),
             None if probabilities is None else float(probabilities[number]),
             None if threshold is None else bool(score >= threshold),
         )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, NamedTuple
 
-from cosent.cli.arguments import DataArguments, DecisionArguments, LossArguments, ModelArguments
+from cosent.cli.arguments import DataArguments, DecisionArguments, ModelArguments
+from cosent.cli.losses import LossArguments
 from cosent.cli.parsing import FlagParser, each_flag_once, require_files, with_config_file
 from cosent.cli.running import hush_libraries
 from cosent.cli.sample import with_sample

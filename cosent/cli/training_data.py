@@ -6,13 +6,12 @@ import numpy as np
 
 from cosent import SentenceBert, TextDataset
 from cosent.cli.arguments import DataArguments
+from cosent.cli.wording import renamed
 from cosent.data.datasets import Records, read_records
-from cosent.data.formats import FORMATS, DataFormat
+from cosent.data.formats import FORMATS
 from cosent.data.splits import split_by_component
 from cosent.errors import UserError
-
-# What each loss learns from where nobody says; infonce takes sentences, triplets, and the pairs that match.
-FORMAT_OF_LOSS: dict[str, DataFormat] = {"cosent": "pairs", "angle": "pairs", "batch_hard_triplet": "classes"}
+from cosent.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -24,25 +23,26 @@ class Splits:
     test: TextDataset | None
 
 
-def load_splits(data_args: DataArguments, loss_name: str, model: SentenceBert, seed: int) -> Splits:
+def load_splits(data_args: DataArguments, loss: Loss, model: SentenceBert, seed: int) -> Splits:
     """Read the files; without eval data, hold out training data that shares no text with the rest."""
     reading = data_args.reading_options
-    if reading["data_format"] == "auto" and loss_name in FORMAT_OF_LOSS:
-        reading["data_format"] = FORMAT_OF_LOSS[loss_name]
+    if reading["data_format"] == "auto" and len(loss.data_formats) == 1:
+        (reading["data_format"],) = loss.data_formats
     train = read_records(data_args.train_data_path, likely_format="triplets", **reading)
     likely = train.data_format if train.data_format in ("classes", "triplets") else None
     reading = data_args.eval_reading_options(train.data_format)
-    held_out, test = (
-        read_records(path, likely_format=likely, **reading) if path else None
-        for path in (data_args.eval_data_path, data_args.test_data_path)
-    )
+    with renamed({name: f"eval_{name}" for name in ("data_format", "text_columns", "label_column")}):
+        held_out, test = (
+            read_records(path, likely_format=likely, **reading) if path else None
+            for path in (data_args.eval_data_path, data_args.test_data_path)
+        )
     if held_out is None and data_args.eval_fraction:
         train, held_out = hold_out(train, data_args.eval_fraction, seed)
     if data_args.max_train_samples is not None:
         train = train.sample(data_args.max_train_samples, seed)
-    matching = train.data_format == "pairs" and loss_name == "infonce"
+    matching = train.data_format == "pairs" and "pairs" not in loss.data_formats and "triplets" in loss.data_formats
     if data_args.use_negatives and not matching:
-        raise UserError("--use_negatives is for --loss infonce on pairs: it takes those that do not match")
+        raise UserError("--use_negatives is for a loss of triplets on pairs: it takes those that do not match")
     if matching:
         train = train.to_triplets(
             use_negatives=data_args.use_negatives, positive_label_min=data_args.positive_label_min
@@ -56,7 +56,7 @@ def load_splits(data_args: DataArguments, loss_name: str, model: SentenceBert, s
 
 def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
     """Split a fraction off; no text is on both sides."""
-    kept, out = split_by_component(list(records.rows["texts"]), fraction, seed)
+    kept, out = split_by_component(list(records.texts), fraction, seed)
     if not len(out):
         raise UserError("no training data can be held out, since it all shares texts: give --eval_data_path")
     name = FORMATS[records.data_format].noun

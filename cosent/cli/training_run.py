@@ -18,6 +18,7 @@ from cosent.evaluation.decide import decide
 from cosent.evaluation.degeneracy import warnings_of
 from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate
 from cosent.evaluation.report import training_report
+from cosent.files import write_json
 from cosent.losses import Loss
 from cosent.model.checkpoint import Decision
 
@@ -34,7 +35,7 @@ def train(given: TrainArguments, command: str) -> None:
     is_first = args.process_index == 0  # asking also lets the ranks talk to each other
     loss = begin(given, command)
     model = SentenceBert(**vars(given.model), device=args.device)
-    splits = load(given, model)
+    splits = load(given, loss, model)
     describe(splits, model, args)
     if is_first:
         lint(splits, given.data.positive_label_min)
@@ -71,10 +72,10 @@ def begin(given: TrainArguments, command: str) -> Loss:
     return loss
 
 
-def load(given: TrainArguments, model: SentenceBert) -> Splits:
+def load(given: TrainArguments, loss: Loss, model: SentenceBert) -> Splits:
     """Read the data, if it is what the flags need."""
     with first_rank_first():
-        splits = load_splits(given.data, given.loss.loss, model, given.training.seed)
+        splits = load_splits(given.data, loss, model, given.training.seed)
     if splits.eval is None and given.training.eval_strategy != "no":
         raise UserError("there is no eval data: give --eval_data_path or --eval_fraction, or --eval_strategy no")
     if given.decision.threshold_metric and (splits.eval is None or splits.eval.data_format != "pairs"):
@@ -86,7 +87,8 @@ def fit(trainer: CosentTrainer) -> None:
     """Train, keep the best, save it on the first rank."""
     result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_model()
-    trainer.save_metrics("train", result.metrics, combined=False)
+    if trainer.args.process_index == 0:
+        write_json(Path(trainer.args.output_dir) / "train_results.json", result.metrics)
     trainer.save_state()
     trainer.accelerator.wait_for_everyone()  # until the first rank has written
     report_unordered(trainer.state.log_history)
@@ -96,15 +98,17 @@ def fit(trainer: CosentTrainer) -> None:
 
 def store(trainer: CosentTrainer, best: SentenceBert, after: dict[str, Evaluation]) -> None:
     """Write what was measured and decided beside the model."""
-    folder = trainer.args.output_dir
+    trainer.accelerator.wait_for_everyone()  # until all have read what is written now
+    if trainer.args.process_index > 0:
+        return
+    folder = Path(trainer.args.output_dir)
     for split, result in after.items():
         metrics = {**result.metrics, **({"intervals": result.intervals} if result.intervals else {})}
-        trainer.save_metrics(split, {f"{split}_{name}": value for name, value in metrics.items()}, combined=False)
-    trainer.accelerator.wait_for_everyone()  # until all have read what is written now
-    if trainer.args.process_index == 0:
-        best.save_settings(folder)
-        training_report(trainer.state.log_history, model_name=folder).write(folder, "training")
-        end_folder(Path(folder))
+        named = {f"{split}_{name}": value for name, value in metrics.items()}
+        write_json(folder / f"{split}_results.json", named)
+    best.save_settings(folder)
+    training_report(trainer.state.log_history, model_name=str(folder)).write(folder, "training")
+    end_folder(folder)
 
 
 def evaluation_options(data_args: DataArguments, splits: Splits, args: CosentTrainingArguments) -> EvaluationOptions:

@@ -4,7 +4,7 @@ Shapes: n examples, K texts in one, N = K texts in one row here, T their tokens.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -55,6 +55,11 @@ class Records:
         return len(self.rows)
 
     @property
+    def texts(self) -> Iterable[list[str]]:
+        """K texts of each of the n examples; unlike those of `rows`, read many at a time."""
+        return _Texts(self.rows)
+
+    @property
     def labels(self) -> NDArray[Any]:
         """(n,) float64 scores, or the names of classes."""
         return self.rows.with_format("arrow")["label"][:].to_numpy()
@@ -88,14 +93,14 @@ class Records:
         matches = is_match(self.labels, positive_label_min)
         if matches is None:
             raise DataError(
-                f"{self.report.path}: labels are graded; --positive_label_min says from which one on a pair matches"
+                f"{self.report.path}: labels are graded; positive_label_min says from which one on a pair matches"
             )
         if not matches.any():
             raise DataError(f"{self.report.path}: no pair matches, so there is no positive to learn from")
-        rows, digest = _to_arrow(matching_pairs(self.rows["texts"], matches, use_negatives=use_negatives))
+        rows, digest = _to_arrow(matching_pairs(self.texts, matches, use_negatives=use_negatives))
         if use_negatives:
-            anchors = {texts[0] for texts in rows["texts"]}
-            others = [texts[0] for texts, match in zip(self.rows["texts"], matches, strict=True) if not match]
+            anchors = {texts[0] for texts in _Texts(rows)}
+            others = [texts[0] for texts, match in zip(self.texts, matches, strict=True) if not match]
             logger.info(
                 "%d of %d pairs that do not match begin with an anchor, and give it a hard negative",
                 sum(first in anchors for first in others),
@@ -122,6 +127,17 @@ class Records:
                 value = f"label is {lowest:g}" if is_score else f"text is of class {lowest!r}"
                 raise DataError(f"{self.report.path}: every {value}; there is nothing to tell apart")
         return TextDataset(self, _tokenize(self, model))
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The texts of rows, which can be gone through more than once."""
+
+    rows: Dataset
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for block in self.rows.with_format("arrow").iter(_ROWS_A_BLOCK):
+            yield from block["texts"].to_pylist()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What the fields of a row mean: a scored pair, a sentence, an anchor with its positive and negatives, or a class.
 
 Nothing is taken for granted that could silently be something else: where names or fields leave a doubt, the error says
-which flags settle it.
+which parameters settle it.
 
 Shapes: K texts an example.
 """
@@ -23,7 +23,6 @@ _LIKELIEST = next(iter(FORMATS))  # what names say that fit several formats
 _NEGATIVE = re.compile(r"neg(ative)?s?(_?title)?_?\d*")
 _ID = re.compile(r"(.*_)?(id|idx|index|guid|uid|qid)\d*")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
-_FOR_EVAL = " (--eval_text_columns and --eval_label_column for eval and test data)"
 _ENOUGH_ROWS = 8  # to tell whether values come again
 
 
@@ -151,7 +150,7 @@ class Columns:
             if lacking
             else f"has the columns {', '.join(map(repr, names))}, which do not say where {wanted} are"
         )
-        return f"{problem}; name them with --text_columns and --label_column{_FOR_EVAL}"
+        return f"{problem}; name them with text_columns and label_column"
 
     @property
     def _declared(self) -> list[str]:
@@ -191,8 +190,8 @@ class Columns:
         if may_be:
             raise ValueError(
                 f"has the columns {', '.join(map(repr, names))}: could be {data_format}, were it not for "
-                f"{', '.join(map(repr, may_be))}. Say what it is with --data_format {data_format} (--eval_data_format "
-                "for eval data), or name the columns with --text_columns and --label_column"
+                f"{', '.join(map(repr, may_be))}. Say what it is with data_format='{data_format}', or "
+                "name the columns with text_columns and label_column"
             )
 
     def _of_lists(self, rows: list[list[str]]) -> Layout:
@@ -215,7 +214,7 @@ class Columns:
         kind = FORMATS[data_format]
         texts = texts or list(kind.text_places or (0,))
         if not kind.fits(len(texts)):
-            raise ValueError(f"{data_format} do not have {len(texts)} text columns; see --text_columns")
+            raise ValueError(f"{data_format} do not have {len(texts)} text columns; see text_columns")
         default = kind.label_place if self.needs_label else None
         label = int(self.label) if self.label is not None and kind.label is not None else default
         needed = texts[: kind.least_texts] if kind.any_negatives else texts
@@ -240,8 +239,8 @@ class Columns:
         if not texts or width > 1 and set(texts) & set(numbers):
             raise ValueError(
                 f"has mostly numbers in the columns {', '.join(map(str, numbers))}, counted from 0; say where "
-                f"{kind.wanted} are with --text_columns and --label_column, by the names in line 1, or by "
-                f"position if there are none{_FOR_EVAL}"
+                f"{kind.wanted} are with text_columns and label_column, by the names in line 1, or by "
+                "position if there are none"
             )
         if kind.any_negatives:
             return Layout(data_format, texts, any_negatives=True, width=kind.least_texts)
@@ -260,7 +259,7 @@ class Columns:
             if self.likely is None or self.likely == "triplets" and names:
                 raise ValueError(
                     "has two columns without names: a text and its class, or an anchor and its positive? Say which "
-                    "with --data_format classes or --data_format triplets (--eval_data_format for eval data)"
+                    "with data_format='classes' or data_format='triplets'"
                 )
             return self.likely
         if width == 3 and 2 in numbers:
@@ -268,12 +267,12 @@ class Columns:
         if numbers:
             raise ValueError(
                 f"has {width} columns without names, of which {', '.join(map(str, numbers))} (from 0) hold numbers; "
-                "say where the texts and the label are, by position, with --text_columns and --label_column"
+                "say where the texts and the label are, by position, with text_columns and label_column"
             )
         if names:
             raise ValueError(
                 f"has the same few values again and again in the columns {', '.join(map(str, names))} (from 0): labels "
-                "or negatives? Say which with --data_format triplets, or with --text_columns and --label_column"
+                "or negatives? Say which with data_format='triplets', or with text_columns and label_column"
             )
         return "triplets"
 

@@ -86,7 +86,7 @@ class Split:
     def of(cls, records: "Records") -> "Split":
         """What was read already; places are then those among its examples."""
         labels = records.labels.tolist() if "label" in records.rows.column_names else [None] * len(records)
-        examples = [Example(tuple(texts), label) for texts, label in zip(records.rows["texts"], labels, strict=True)]
+        examples = [Example(tuple(texts), label) for texts, label in zip(records.texts, labels, strict=True)]
         places = list(range(1, len(examples) + 1))
         return cls(records.report.path, records.data_format, "example", places, examples)
 

@@ -4,7 +4,7 @@ Shapes: n examples, N texts of them, U distinct texts.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ def is_match(labels: NDArray, positive_label_min: float | None = None) -> NDArra
 
 
 def matching_pairs(
-    pairs: Iterable[tuple[str, str]], matches: NDArray[np.bool_], *, use_negatives: bool = False
+    pairs: Iterable[Sequence[str]], matches: NDArray[np.bool_], *, use_negatives: bool = False
 ) -> Iterator[Example]:
     """Turn labelled pairs into anchors with their positives, and hard negatives if asked for.
 

@@ -89,12 +89,12 @@ class ExampleReader:
         if not self.report.num_rows:
             raise DataError(f"{self.path} is empty: it holds no rows")
         if self.report.num_bad and self.on_bad_rows == "error":
-            header = "If line 1 is a header, name its columns with --text_columns and --label_column. "
+            header = "If line 1 is a header, name its columns with text_columns and label_column. "
             first = self.report.problems[0]
             hint = header if first.startswith("line 1:") and "UTF-8" not in first and not self.columns.texts else ""
             if self.report.num_bad == self.report.num_rows:
                 hint = self._other_format() or hint
-            raise DataError(f"{self.report}\n{hint}Mend them, or leave them out with --on_bad_rows skip.")
+            raise DataError(f"{self.report}\n{hint}Mend them, or leave them out with on_bad_rows='skip'.")
         if self.report.num_bad == self.report.num_rows:
             raise DataError(f"no row is left\n{self.report}")
 

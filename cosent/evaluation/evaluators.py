@@ -169,7 +169,7 @@ def _evaluate_pairs(embedded: _Embedded, options: EvaluationOptions) -> Evaluati
     matches = is_match(labels, limit)
     if limit is not None and (np.all(matches) or not np.any(matches)):
         raise UserError(
-            f"{'every' if np.all(matches) else 'no'} label reaches --positive_label_min {limit:g}: "
+            f"{'every' if np.all(matches) else 'no'} label reaches positive_label_min={limit:g}: "
             f"they go from {labels.min():g} to {labels.max():g}"
         )
     pairs = ScoredPairs(

@@ -32,13 +32,14 @@ from cosent.data.readers import ExampleReader
 from cosent.data.rows import GZIP_ERRORS, open_rows
 from cosent.distributed import gather_numbers, num_ranks, on_first_rank, rank
 from cosent.errors import DataError, UserError
+from cosent.files import to_json
 from cosent.model.encoder import SentenceBert
 from cosent.model.tokens import Tokens, tokenize, tokenizer_digest
 from cosent.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
 
-_ANEW = "start anew with --overwrite_output True, or give another --output_path"
+_ANEW = "start anew with overwrite_output=True, or give another output_path"
 
 
 @dataclass
@@ -172,7 +173,7 @@ def encode_file(
         raise UserError(f"the output must be a .npy or a .parquet file, got {output}")
     files = _Files(output, *(output.with_name(output.name + end) for end in (".work", ".progress", ".json")))
     if path.resolve() in [file.resolve() for file in files]:
-        raise UserError(f"{path} would be overwritten by the output {output}; give another --output_path")
+        raise UserError(f"{path} would be overwritten by the output {output}; give another output_path")
     job = _Job(model, path, _find_columns(path, options.column), files, options, bool(normalize_embeddings))
     plan = on_first_rank(lambda: _start(job, dimensions))
     num_embedded = 0
@@ -206,7 +207,7 @@ def _find_columns(path: Path, column: str | None) -> Columns:
     if is_number or column not in names:
         raise DataError(
             f"{path}: {unit} {first} has no column {column!r} but {', '.join(map(repr, names))}; "
-            "give --column one of these names, if they are names, or a number, counted from 1"
+            "give column=NAME, if these are names, or column=NUMBER, counted from 1"
         )
     logger.info("%s: the texts are column %r", path, column)
     return Columns("sentences", (column,))
@@ -222,13 +223,13 @@ def _default_column(path: Path, row: list[str] | dict[str, Any]) -> str:
         header = next((name for name in row if name.strip().casefold() in KNOWN_TEXT_COLUMNS), None)
         if header is None and len(row) == 1:
             return "1"
-        hint = f"--column {header or row[0]!r} if line 1 is a header, --column 1 (or another number) if not"
+        hint = f"column={header or row[0]!r} if line 1 is a header, column=1 (or another number) if not"
     else:
         texts = [name for name, value in row.items() if isinstance(value, str)]
         named = [name for name in ("text", "sentence") if name in row]
         if named or len(texts) == 1:
             return [*named, *texts][0]
-        hint = "--column and its name"
+        hint = f"column={next(iter(row))!r}, or another of these names"
     raise DataError(f"{path}: which of the columns {', '.join(map(repr, row))} holds the texts? Give {hint}")
 
 
@@ -261,7 +262,7 @@ def _start(job: _Job, dimensions: int) -> _Plan:
     # comes last: without it, nothing is gone on with
     part = files.settings.with_name(files.settings.name + ".part")
     part.touch()
-    _write(part, 0, (json.dumps({**settings, "num_rows": num_rows}, indent=2) + "\n").encode())
+    _write(part, 0, (to_json({**settings, "num_rows": num_rows}, indent=2) + "\n").encode())
     part.replace(files.settings)
     return _Plan(num_rows, done)
 

@@ -1,7 +1,6 @@
 """A file's pairs with their scores on disk, in the file's order."""
 
 import csv
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -13,6 +12,7 @@ from tqdm.auto import tqdm
 
 from cosent.data.readers import ExampleReader
 from cosent.errors import UserError
+from cosent.files import to_json
 
 if TYPE_CHECKING:
     from cosent.model.encoder import SentenceBert  # which imports torch
@@ -66,7 +66,7 @@ def write_scored(path: str | Path, rows: Iterable[ScoredRow]) -> int:
             for number, row in enumerate(rows, start=1):  # noqa: B007  # the last one counts
                 fields = row.fields()
                 if path.suffix == ".jsonl":
-                    file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+                    file.write(to_json(fields) + "\n")
                     continue
                 for cells in ([fields] if number == 1 else []) + [fields.values()]:
                     if path.suffix == ".csv":
@@ -126,9 +126,7 @@ def score_file(
     output_path = check_output(output_path)
     if output_path.resolve() == reader.path.resolve():
         raise UserError(f"{reader.path} would be overwritten by its own scores; give another output")
-    if threshold is None and model.settings.decision is None:
-        raise UserError("this model stores no threshold: give --threshold, or let `cosent calibrate` choose one")
-
+    threshold = model.settings.threshold(threshold)  # before the file is read
     for _ in reader:
         pass
 

@@ -51,7 +51,7 @@ class InfoNCELoss(nn.Module):
 
     Args:
         scale: what cosines are multiplied by, s above, the inverse of a temperature; above 0.
-        negatives: "targets" or "all".
+        negatives: "targets": each anchor against all positives and hard negatives; "all": each text against all others.
         symmetric: with "targets", also rank the first texts for each positive, and take the mean of both directions.
 
     Raises:

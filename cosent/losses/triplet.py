@@ -3,7 +3,7 @@
 Shapes: B examples, D dimensions.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class BatchHardTripletLoss(nn.Module):
         margin: by how much a negative should be farther than a positive; not used by the soft margin.
         distance: "euclidean", or "cosine" for 1 - cosine.
         soft_margin: log(1 + exp(d(anchor, positive) - d(anchor, negative))) in place of the hinge; with "hard" only.
-        mining: which triplets of the batch to take.
+        mining: which triplets of the batch to take: the "hard" or the "semi_hard" ones, or "all" that have a loss.
 
     Raises:
         ValueError: if an option is unknown, the margin negative, or the soft margin asked for with another mining.
@@ -63,6 +63,7 @@ class BatchHardTripletLoss(nn.Module):
         self.distance = distance
         self.soft_margin = soft_margin
         self.mining = mining
+        self._mined: _Mined | None = None
 
     def forward(self, embeddings: Tensor, labels: Tensor | None = None, text_ids: Tensor | None = None) -> Tensor:
         """Compute the loss of one batch.
@@ -100,14 +101,23 @@ class BatchHardTripletLoss(nn.Module):
 
     def _hardest(self, texts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) distances of the farthest positive and the nearest negative; any distance where there is none."""
-        farthest, nearest = labels.new_empty(2, len(texts), dtype=torch.long)  # places in the batch
-        with torch.no_grad():
-            for block in row_blocks(len(texts), len(texts)):
-                distances = self._distance_matrix(texts[block], texts)  # (a, B)
-                positive, negative = _pairs(labels, block)
-                farthest[block] = distances.masked_fill(~positive, -torch.inf).argmax(1)
-                nearest[block] = distances.masked_fill_(~negative, torch.inf).argmin(1)
+        farthest, nearest = self._mine(texts.detach(), labels)
         return self._pairwise_distance(texts, texts[farthest]), self._pairwise_distance(texts, texts[nearest])
+
+    def _mine(self, texts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) places in the batch; what the loss has mined, the statistics of the same batch need not mine again."""
+        mined, self._mined = self._mined, None
+        if mined is not None and mined.is_of(texts, labels):
+            return mined.farthest, mined.nearest
+        farthest, nearest = labels.new_empty(2, len(texts), dtype=torch.long)
+        for block in row_blocks(len(texts), len(texts)):
+            distances = self._distance_matrix(texts[block], texts)  # (a, B)
+            positive, negative = _pairs(labels, block)
+            farthest[block] = distances.masked_fill(~positive, -torch.inf).argmax(1)
+            nearest[block] = distances.masked_fill_(~negative, torch.inf).argmin(1)
+        if not texts.is_inference():  # whose changes torch does not count
+            self._mined = _Mined(texts, labels, (texts._version, labels._version), farthest, nearest)
+        return farthest, nearest
 
     def _semi_hard(self, distances: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         ordered, count = _ordered_negatives(distances, negative)
@@ -154,6 +164,23 @@ class BatchHardTripletLoss(nn.Module):
             "active_triplets": _mean((self.margin + farthest - nearest > 0).float(), valid),
             "collapsed": (close & valid.any()).float(),
         }
+
+
+class _Mined(NamedTuple):
+    """The hardest triplets of a batch."""
+
+    texts: Tensor  # (B, D), held so that its memory cannot become another batch's
+    labels: Tensor  # (B,)
+    versions: tuple[int, int]  # of both, as torch counts changes in place
+    farthest: Tensor  # (B,)
+    nearest: Tensor  # (B,)
+
+    def is_of(self, texts: Tensor, labels: Tensor) -> bool:
+        """Tell whether these very tensors were mined, without looking at what is in them."""
+        if texts.is_inference() or self.texts.shape != texts.shape:
+            return False
+        same = self.texts.data_ptr() == texts.data_ptr() and self.labels.data_ptr() == labels.data_ptr()
+        return same and self.versions == (texts._version, labels._version)
 
 
 def _pairs(labels: Tensor, anchors: slice = slice(None)) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,10 @@ The files use sentence-transformers' older key names, which all its versions rea
 
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import transformers
@@ -15,25 +16,24 @@ from transformers.utils import cached_file
 
 from cosent import calibration
 from cosent.calibration import Calibration
-from cosent.errors import CheckpointError
+from cosent.errors import CheckpointError, UserError
+from cosent.files import write_json
+from cosent.model.pooling import POOLING_MODES, PoolingMode
 from cosent.version import __version__
 
 logger = logging.getLogger(__name__)
 
-PoolingMode = Literal["mean", "cls", "max", "last", "pooler", "first_last_avg", "last_avg"]
 
-# Our pooling modes that sentence-transformers has, and which of its keys says so. The other modes are written under
-# their own names, which sentence-transformers refuses to load: an error there, not silently other embeddings.
-_ST_POOLING = {"mean": "mean", "last_avg": "mean", "cls": "cls", "max": "max", "last": "last"}
 _ST_CONFIG_NAMES = [
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 ]
+# sentence-transformers' keys, and its later names for them.
 _ST_POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
-    "pooling_mode_lasttoken": "last",
+    "pooling_mode_lasttoken": "lasttoken",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
@@ -89,6 +89,25 @@ class Settings:
     loss: dict[str, Any] | None = None
     decision: Decision | None = None
     base_model: str | None = None
+
+    def threshold(self, given: float | None = None) -> float:
+        """The cosine from which on two texts match.
+
+        Args:
+            given: takes the place of what is stored.
+
+        Raises:
+            UserError: if there is none, given or stored, or it is not finite.
+        """
+        if given is not None:
+            threshold = float(given)
+        elif self.decision is not None:
+            threshold = self.decision.threshold
+        else:
+            raise UserError("this model stores no threshold: give one (threshold=0.7, say), or use `cosent calibrate`")
+        if not math.isfinite(threshold):
+            raise UserError(f"the threshold must be a finite number, got {threshold}")
+        return threshold
 
 
 def read_settings(model_name_or_path: str, revision: str | None = None) -> Settings:
@@ -168,19 +187,19 @@ def write_settings(folder: str | Path, settings: Settings, embedding_dim: int) -
         modules.append(("2_Normalize", "Normalize"))
         (folder / "2_Normalize").mkdir(exist_ok=True)
     (folder / "1_Pooling").mkdir(exist_ok=True)
-    _write_json(
+    write_json(
         folder / "modules.json",
         [
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
             for i, (path, kind) in enumerate(modules)
         ],
     )
-    _write_json(folder / "1_Pooling" / "config.json", _st_pooling(settings.pooling_mode, embedding_dim))
-    _write_json(
+    write_json(folder / "1_Pooling" / "config.json", _st_pooling(settings.pooling_mode, embedding_dim))
+    write_json(
         folder / "sentence_bert_config.json",
         {"max_seq_length": settings.max_length, "do_lower_case": settings.lower_case},
     )
-    _write_json(
+    write_json(
         folder / "config_sentence_transformers.json",
         {
             "__version__": {"transformers": transformers.__version__, "pytorch": torch.__version__},
@@ -200,7 +219,7 @@ def write_training(folder: str | Path, settings: Settings) -> None:
         folder: an existing folder.
         settings: whose loss and decision are written.
     """
-    _write_json(
+    write_json(
         Path(folder) / "cosent_config.json",
         {
             "base_model": settings.base_model,
@@ -265,18 +284,20 @@ def _pooling_mode(config: dict[str, Any], name: str) -> PoolingMode:
     modes = config.get("pooling_mode") or [mode for key, mode in _ST_POOLING_KEYS.items() if config.get(key)]
     modes = [modes] if isinstance(modes, str) else list(modes)
     mode = modes[0] if len(modes) == 1 else " + ".join(modes)
-    mode = "last" if mode == "lasttoken" else mode
-    if mode not in get_args(PoolingMode):
-        raise CheckpointError(f"{name} pools by {mode or 'nothing'}; cosent has {', '.join(get_args(PoolingMode))}")
-    return mode  # type: ignore[return-value]  # mypy does not narrow by get_args
+    ours = {pooling.sentence_transformers: name for name, pooling in reversed(POOLING_MODES.items())}
+    mode = ours.get(mode, mode)  # of several names of ours, the first
+    if mode not in POOLING_MODES:
+        raise CheckpointError(f"{name} pools by {mode or 'nothing'}; cosent has {', '.join(POOLING_MODES)}")
+    return mode
 
 
 def _st_pooling(mode: PoolingMode | None, embedding_dim: int) -> dict[str, Any]:
-    if mode not in _ST_POOLING:
+    theirs = POOLING_MODES[mode].sentence_transformers if mode is not None else None
+    if theirs is None:
         return {"word_embedding_dimension": embedding_dim, "pooling_mode": mode}
     return {
         "word_embedding_dimension": embedding_dim,
-        **{key: name == _ST_POOLING[mode] for key, name in _ST_POOLING_KEYS.items()},
+        **{key: name == theirs for key, name in _ST_POOLING_KEYS.items()},
         "include_prompt": True,
     }
 
@@ -305,10 +326,6 @@ model = SentenceBert("path/to/this/folder")
 embeddings = model.encode(["How do I reset my password?", "I forgot my password"])
 ```
 """
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _join(path: str, filename: str) -> str:

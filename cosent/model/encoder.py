@@ -32,9 +32,9 @@ from cosent.kernels.packing import (
 )
 from cosent.kernels.walk import modules_of, weights_of
 from cosent.model.backbone import default_device, load_backbone, shall_pack, text_limit
-from cosent.model.checkpoint import PoolingMode, read_settings, write_settings
+from cosent.model.checkpoint import read_settings, write_settings
 from cosent.model.embedding import check_texts, embed_texts, embed_tokens
-from cosent.model.pooling import POOLING_MODES, check_pooling_mode, pool
+from cosent.model.pooling import POOLING_MODES, PoolingMode, check_pooling_mode, pool
 from cosent.model.tokens import Tokens, load_tokenizer
 from cosent.progress import is_watched
 from cosent.similarity import cosine_matrix, pairwise_cosine
@@ -129,7 +129,7 @@ class SentenceBert(nn.Module):
             dtype=dtype,
             attn_implementation=attn_implementation,
             dropout=dropout,
-            needs_pooler=self.pooling_mode == "pooler",
+            needs_pooler=POOLING_MODES[self.pooling_mode].uses_pooler,
             **hub,
         )
         use_fast_dropout(self.backbone)
@@ -151,7 +151,7 @@ class SentenceBert(nn.Module):
         # the layers, for those who shard models; accelerate shards the embeddings on its own account
         layers = self.backbone._no_split_modules or ()
         self._no_split_modules = [name for name in layers if "Embedding" not in name]
-        if self.pooling_mode != "pooler" and getattr(self.backbone, "pooler", None) is not None:
+        if not POOLING_MODES[self.pooling_mode].uses_pooler and getattr(self.backbone, "pooler", None) is not None:
             # it stays in the checkpoint, where loaders look for it, but neither gradient nor decay may reach it
             self.backbone.pooler.requires_grad_(False)
         self.eval()
@@ -210,15 +210,15 @@ class SentenceBert(nn.Module):
         return self.graphs.embed(self, self._embed_tokens, input_ids, lengths, max_length, settings=settings)
 
     def _embed_tokens(self, input_ids: Tensor, lengths: Tensor, max_length: int) -> Tensor:
-        layers, reduction = POOLING_MODES[self.pooling_mode]
+        pooling = POOLING_MODES[self.pooling_mode]
         places = None
         if not is_packed(self.backbone) or wants_sorted(input_ids.device):
             input_ids, lengths, places = sort_by_length(input_ids, lengths)
-        states = token_states(self.backbone, input_ids, lengths, layers=layers, max_length=max_length)  # (T, D)
-        embeddings = pool(states, lengths, reduction)  # (N, D)
+        states = token_states(self.backbone, input_ids, lengths, layers=pooling.layers, max_length=max_length)  # (T, D)
+        embeddings = pool(states, lengths, pooling.reduction)  # (N, D)
         if places is not None:
             embeddings = embeddings[places]
-        if self.pooling_mode == "pooler":
+        if pooling.uses_pooler:
             pooler = self.backbone.get_submodule("pooler")  # takes the first of (N, L, D) states
             embeddings = pooler(embeddings[:, None].to(states.dtype)).to(embeddings.dtype)
         return F.normalize(embeddings, dim=-1) if self.normalize_embeddings else embeddings
@@ -359,26 +359,17 @@ class SentenceBert(nn.Module):
             (P,) scores, (P,) decisions and, if the checkpoint stores how to get them, (P,) probabilities.
 
         Raises:
-            ValueError: if there is no threshold, given or stored, or something is not a pair of texts.
+            ValueError: if there is no finite threshold, given or stored, or something is not a pair of texts.
         """
-        decision = self.settings.decision
-        if threshold is None:
-            if decision is None:
-                raise ValueError(
-                    "this checkpoint stores no threshold: give one, or let `cosent calibrate` choose one on "
-                    "labelled pairs"
-                )
-            threshold = decision.threshold
-        if not np.isfinite(float(threshold)):
-            raise ValueError(f"threshold must be a finite number, got {threshold}")
+        threshold = self.settings.threshold(threshold)
         pairs = list(pairs)
         if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
             raise ValueError("pairs must be pairs of texts, like [('one text', 'another text')]")
         embeddings = self._embed(check_texts([text for pair in pairs for text in pair]), batch_size)  # (2P, D)
         scores = pairwise_cosine(embeddings[0::2], embeddings[1::2]).numpy()
-        calibration = decision.calibration if decision else None
-        probabilities = calibration(scores) if calibration else None
-        return Prediction(scores, scores.astype(np.float64) >= float(threshold), probabilities)
+        decision = self.settings.decision
+        probabilities = decision.calibration(scores) if decision and decision.calibration else None
+        return Prediction(scores, scores.astype(np.float64) >= threshold, probabilities)
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write a complete sentence-transformers folder, with `cosent_config.json` beside it.

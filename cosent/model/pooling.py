@@ -3,27 +3,43 @@
 Shapes: N texts, T tokens of all texts one after the other, D dimensions.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cosent.errors import UserError
 from cosent.kernels.packing import Layers
-from cosent.model.checkpoint import PoolingMode
 
+PoolingMode = str  # a key of POOLING_MODES
 Reduction = Literal["mean", "cls", "max", "last"]
 
-# Which layers' states a pooling mode reads, and how it reduces them. "pooler" puts the backbone's own dense layer
-# and tanh over the first token.
-POOLING_MODES: dict[PoolingMode, tuple[Layers, Reduction]] = {
-    "mean": ("last", "mean"),
-    "cls": ("last", "cls"),
-    "max": ("last", "max"),
-    "last": ("last", "last"),
-    "pooler": ("last", "cls"),
-    "first_last_avg": ("first_last", "mean"),
-    "last_avg": ("last", "mean"),
+
+class Pooling(NamedTuple):
+    """How token states become an embedding.
+
+    Attributes:
+        reduction: of a text's token states to one vector.
+        sentence_transformers: what sentence-transformers calls it; None where it has no such pooling. A checkpoint then
+            holds our own name, which sentence-transformers refuses: an error there, not silently other embeddings.
+        layers: whose states are read; "first_last" is the mean of the first and the last layer's.
+        uses_pooler: whether the backbone's own dense layer and tanh come last.
+    """
+
+    reduction: Reduction
+    sentence_transformers: str | None
+    layers: Layers = "last"
+    uses_pooler: bool = False
+
+
+POOLING_MODES: dict[PoolingMode, Pooling] = {
+    "mean": Pooling("mean", "mean"),
+    "cls": Pooling("cls", "cls"),
+    "max": Pooling("max", "max"),
+    "last": Pooling("last", "lasttoken"),
+    "pooler": Pooling("cls", None, uses_pooler=True),
+    "first_last_avg": Pooling("mean", None, layers="first_last"),
+    "last_avg": Pooling("mean", "mean"),
 }
 
 

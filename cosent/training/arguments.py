@@ -25,7 +25,7 @@ class CosentTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts of 128 tokens in an eval batch."})
     learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate."})
     warmup_ratio: float | None = field(
-        default=None, metadata={"help": "Share of all steps to warm up over, like a --warmup_steps below 1."}
+        default=None, metadata={"help": "Share of all steps to warm up over, like warmup_steps below 1."}
     )
     classes_per_batch: int = field(
         default=4, metadata={"help": "Classes: how many in a batch; the batch size follows."}
@@ -110,7 +110,7 @@ class CosentTrainingArguments(TrainingArguments):
         except ValueError as error:
             raise UserError(str(error)) from error
         if self.auto_find_batch_size and self.world_size > 1:
-            raise UserError("--auto_find_batch_size tries sizes on one process; for several, take --micro_batch_tokens")
+            raise UserError("auto_find_batch_size tries sizes on one process; for several, take micro_batch_tokens")
 
     @property
     def n_gpu(self) -> int:

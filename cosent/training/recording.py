@@ -23,13 +23,13 @@ def training_graphs(graphs: EncoderGraphs, args: CosentTrainingArguments) -> Enc
     """
     obstacles = {
         f"{args.device} is no CUDA device": not can_record(args.device),
-        "--gradient_checkpointing asks for random states while it runs": args.gradient_checkpointing,
+        "gradient_checkpointing asks for random states while it runs": args.gradient_checkpointing,
         "several processes share gradients while the backward pass runs": num_ranks() > 1,
         "FSDP and DeepSpeed replace the weights": bool(args.fsdp) or bool(args.deepspeed),
     }
     obstacle = next((reason for reason, is_there in obstacles.items() if is_there), None)
     if obstacle and graphs.mode == "on":
-        raise UserError(f"--cuda_graphs on: training cannot be recorded, as {obstacle}; use --cuda_graphs auto")
+        raise UserError(f"cuda_graphs='on': training cannot be recorded, as {obstacle}; use cuda_graphs='auto'")
     return None if obstacle or graphs.mode == "off" else graphs
 
 
@@ -44,5 +44,5 @@ def compile_options(args: CosentTrainingArguments) -> dict[str, Any]:
     """
     mode = args.torch_compile_mode
     if mode in ("reduce-overhead", "max-autotune"):
-        raise UserError(f"--torch_compile_mode {mode} makes CUDA graphs of its own: add --cuda_graphs off")
+        raise UserError(f"torch_compile_mode='{mode}' makes CUDA graphs of its own: add cuda_graphs='off'")
     return {"backend": args.torch_compile_backend or "inductor", "mode": mode}

@@ -39,14 +39,14 @@ logger = logging.getLogger(__name__)
 
 Batches = RankBatchSampler | RowBatchSampler | ClassBatchSampler | DistinctTextBatchSampler
 
-_NO_STEP = "no batch is full, and --dataloader_drop_last leaves such out: there is no step"
+_NO_STEP = "no batch is full, and dataloader_drop_last leaves such out: there is no step"
 
 # What a loss's statistic says when it is mostly 1.
 _WARNINGS = {
     "collapsed": "The hardest positives and the hardest negatives are all next to their anchors: the encoder maps all "
-    "texts to one point. Lower the learning rate, or use --mining all or --soft_margin True.",
+    "texts to one point. Lower the learning rate, or use mining='all' or soft_margin=True.",
     "identical_views": "The two views of each sentence do not differ, so there is nothing to learn: the backbone's "
-    "dropout is off. Turn it on with --dropout 0.1.",
+    "dropout is off. Turn it on with dropout=0.1.",
 }
 
 
@@ -144,7 +144,7 @@ class CosentTrainer(Trainer):
     def _check_engine(self) -> None:
         """Refuse what would go wrong later: flags and a launcher's own configuration both lead here."""
         if self.is_deepspeed_enabled and (self.args.micro_batch_tokens or self.args.micro_batch_size):
-            raise UserError("DeepSpeed runs the backward pass itself: no --micro_batch_tokens or --micro_batch_size")
+            raise UserError("DeepSpeed runs the backward pass itself: no micro_batch_tokens or micro_batch_size")
         if num_ranks() > 1 and not self.args.gather_across_devices:
             if self.args.train_sampling_strategy == "group_by_length":
                 raise UserError("group_by_length would order the rows differently on each rank: it needs them gathered")
@@ -161,7 +161,7 @@ class CosentTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The parent's, or one over this rank's share of batches that all ranks go through together."""
-        if self._train_batch_size != self.args.train_batch_size:  # --auto_find_batch_size has made it smaller
+        if self._train_batch_size != self.args.train_batch_size:  # auto_find_batch_size has made it smaller
             self._statistics, self._statistics_steps = {}, 0
             self._batches = self._make_batches()
         if self._batches is None:
@@ -280,7 +280,7 @@ class CosentTrainer(Trainer):
         self._statistics_steps += 1
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The parent's; where memory runs out, the error says at what, and which flags would make it fit."""
+        """The parent's; where memory runs out, the error says at what, and which arguments would make it fit."""
         try:
             with nullcontext() if self._graphs is None else self._graphs.training():
                 return super().training_step(model, inputs, *args, **kwargs)
@@ -305,12 +305,12 @@ class CosentTrainer(Trainer):
         pieces = self._pieces(inputs)
         most = max((len(piece.input_ids) for piece in pieces), default=0)
         at_a_time = f", {most:,} of them at a time" if len(pieces) > 1 else ""
-        pieces_flag = f"--micro_batch_tokens {max(most // 2, 1)}"
+        pieces_flag = f"micro_batch_tokens={max(most // 2, 1)}"
         if self.args.micro_batch_size:
-            pieces_flag = f"--micro_batch_size {max(self.args.micro_batch_size // 2, 1)}"
-        batch_flag = f"--per_device_train_batch_size {max(num_examples // 2, 1)}"
+            pieces_flag = f"micro_batch_size={max(self.args.micro_batch_size // 2, 1)}"
+        batch_flag = f"per_device_train_batch_size={max(num_examples // 2, 1)}"
         if self._examples is not None and FORMATS[self._examples.data_format].label is str:
-            batch_flag = f"--classes_per_batch {max(self.args.classes_per_batch // 2, 2)}"
+            batch_flag = f"classes_per_batch={max(self.args.classes_per_batch // 2, 2)}"
         return (
             f"out of memory at a batch of {num_examples:,} examples with {num_tokens:,} tokens{at_a_time}. "
             f"{pieces_flag} would embed it in smaller pieces, with the same result for one more forward pass; "
@@ -389,7 +389,7 @@ def _settle_metric(args: CosentTrainingArguments, dataset: TextDataset | None, e
     names = metric_names(dataset, evaluation.positive_label_min)
     if args.eval_strategy != IntervalStrategy.NO and args.metric_for_best_model.removeprefix("eval_") not in names:
         raise UserError(
-            f"--metric_for_best_model {args.metric_for_best_model} is none of the metrics of this eval data: "
+            f"metric_for_best_model='{args.metric_for_best_model}' is none of the metrics of this eval data: "
             + ", ".join(f"eval_{name}" for name in names)
         )
 
@@ -416,7 +416,7 @@ def _collator(dataset: TextDataset) -> TokenBatchCollator:
 
 def _class_batches(dataset: TextDataset, rows: int, samples_per_class: int, seed: int) -> ClassBatchSampler:
     if rows < 2 * samples_per_class:
-        raise UserError(f"two classes of {samples_per_class} rows do not fit into memory: lower --samples_per_class")
+        raise UserError(f"two classes of {samples_per_class} rows do not fit into memory: lower samples_per_class")
     sampler = ClassBatchSampler(
         dataset.labels,
         classes_per_batch=rows // samples_per_class,

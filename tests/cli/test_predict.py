@@ -68,7 +68,7 @@ def test_mistakes_leave_no_output(error_of, classic_run, tiny_bert, tmp_path):
         (
             ("--device=cpu", "--model_name_or_path", tiny_bert, "--input_path", tmp_path / "good.tsv")
             + ("--output_path", tmp_path / "out.tsv"),
-            "stores no threshold: give --threshold",
+            "stores no threshold: give one (--threshold 0.7, say)",
         ),
     ):
         assert message in error_of("predict", *flags)

@@ -1,19 +1,21 @@
 """What is read from sources is what an import gives."""
 
+import inspect
+
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 import cosent.calibration
 import cosent.evaluation.bootstrap
 import cosent.kernels.graphs
-import cosent.losses.contrastive
-import cosent.losses.triplet
-import cosent.model.checkpoint
+import cosent.model.pooling
 from cosent import CosentTrainingArguments
 from cosent.cli import arguments
-from cosent.cli.sources import constant, mirror
+from cosent.cli.losses import LossArguments, formats_of
+from cosent.cli.sources import constant, mirror, parameters, table_names
 from cosent.cli.train import flag_parser
 from cosent.inference.embeddings import EncodingOptions
+from cosent.losses import LOSSES, loss_class
 
 # What an import alone can tell: levels of logs, a default that depends on torch, a class that no flag can give.
 UNTOLD = {"log_level", "log_level_replica", "optim", "parallelism_config"}
@@ -25,14 +27,26 @@ UNTOLD = {"log_level", "log_level_replica", "optim", "parallelism_config"}
         (cosent.calibration, ["CalibrationMethod"]),
         (cosent.evaluation.bootstrap, ["NUM_RESAMPLES"]),
         (cosent.kernels.graphs, ["CudaGraphs"]),
-        (cosent.losses.contrastive, ["Negatives"]),
-        (cosent.losses.triplet, ["Distance", "Mining"]),
-        (cosent.model.checkpoint, ["PoolingMode"]),
     ],
 )
 def test_constants_are_those_of_their_modules(module, names):
     for name in names:
         assert constant(module.__name__, name) == getattr(module, name) == getattr(arguments, name)
+
+
+def test_names_of_a_table_are_its_keys():
+    assert table_names("cosent.model.pooling", "POOLING_MODES") == tuple(cosent.model.pooling.POOLING_MODES)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_flags_of_a_loss_are_what_its_class_takes(name):
+    takes = inspect.signature(loss_class(name)).parameters
+    found = parameters(*LOSSES[name].split(":"))
+    assert [option.name for option in found] == list(takes)
+    for option in found:
+        assert (option.kind, option.default) == (takes[option.name].annotation, takes[option.name].default)
+        assert option.help
+    assert formats_of(name) == loss_class(name).data_formats
 
 
 def test_a_name_that_is_not_there_is_an_error():
@@ -60,7 +74,7 @@ def test_mirrored_flags_take_what_those_of_the_class_take(kind):
 
 
 def test_training_flags_are_those_of_the_class():
-    kinds = [arguments.ModelArguments, arguments.DataArguments, arguments.LossArguments, arguments.DecisionArguments]
+    kinds = [arguments.ModelArguments, arguments.DataArguments, LossArguments, arguments.DecisionArguments]
     theirs = actions([*kinds, CosentTrainingArguments])
     ours = {name: action for action in flag_parser()._actions for name in action.option_strings}
     assert theirs.keys() == ours.keys() - {"--help-all"}

@@ -259,7 +259,7 @@ def test_other_mistakes_end_in_one_clear_line(error_of, tiny_bert, tmp_path):
         ({"loss": "batch_hard_triplet"}, "3 columns, expected 2"),
         ({"loss": "infonce", "train_data_path": DATA / "train.txt"}, "--positive_label_min says"),
         ({"margin": 0.5}, "--margin means nothing to --loss cosent"),
-        ({"use_negatives": True}, "--use_negatives is for --loss infonce on pairs"),
+        ({"use_negatives": True}, "--use_negatives is for a loss of triplets on pairs"),
         ({"dropout": 1}, "dropout must be at least 0 and below 1"),
     ):
         assert message in error_of("train", *options(tiny_bert, tmp_path, **more))

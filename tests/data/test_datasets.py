@@ -144,7 +144,7 @@ def test_pairs_that_match_become_triplets(path, model, caplog):
 
 def test_graded_pairs_become_triplets_only_when_told_what_matches(path):
     records = read_records(path)
-    with pytest.raises(DataError, match="--positive_label_min says"):
+    with pytest.raises(DataError, match="positive_label_min says"):
         records.to_triplets()
     with pytest.raises(DataError, match="no pair matches"):
         records.to_triplets(positive_label_min=6)

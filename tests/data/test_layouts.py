@@ -169,7 +169,7 @@ def test_numbers_and_names_in_the_place_of_texts_are_asked_about(tmp_path, rows,
 )
 def test_a_column_that_is_left_over_is_asked_about(tmp_path, row, data_format):
     path = write(tmp_path, "a.jsonl", [row, row])
-    with pytest.raises(DataError, match=f"could be {data_format}, were it not for .*--data_format {data_format}"):
+    with pytest.raises(DataError, match=f"could be {data_format}, were it not for .*data_format='{data_format}'"):
         read(path)
     assert read(path, data_format)[1] == data_format
 
@@ -209,11 +209,11 @@ def test_a_row_under_a_header_may_end_before_its_last_negatives(tmp_path):
 
 
 def test_two_columns_without_names_are_not_guessed(tmp_path):
-    with pytest.raises(DataError, match="--data_format classes or --data_format triplets"):
+    with pytest.raises(DataError, match="data_format='classes' or data_format='triplets'"):
         read(write(tmp_path, "a.tsv", [["a", "b"]]))
     assert read(write(tmp_path, "a.tsv", [["a", "b"]]), likely="triplets")[1] == "triplets"
     path = write(tmp_path, "a.tsv", [[f"text {i}", f"class {i % 3}"] for i in range(10)])
-    with pytest.raises(DataError, match="--data_format classes or --data_format triplets"):
+    with pytest.raises(DataError, match="data_format='classes' or data_format='triplets'"):
         read(path, likely="triplets")  # what comes again and again may be names of classes
     assert read(path, "triplets")[1] == "triplets"
 

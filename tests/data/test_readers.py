@@ -91,7 +91,7 @@ def test_declared_columns(tmp_path, content, options):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("a\tb\tc\n1\t2\t3\n", {"texts": ("a", "z")}, "no column 'z' but 'a', 'b', 'c'.*--text_columns"),
+        ("a\tb\tc\n1\t2\t3\n", {"texts": ("a", "z")}, "no column 'z' but 'a', 'b', 'c'.*text_columns"),
         ("a\tb\t1\n", {"texts": ("0", "7")}, "line 1: 3 columns, expected 8 or more"),
     ],
 )
@@ -127,7 +127,7 @@ def test_bad_rows_are_named_and_skipped_only_when_asked(tmp_path, bad, message):
     with pytest.raises(DataError, match=message) as caught:
         read(tmp_path / "a.tsv")
     assert "1 of 3 rows" in str(caught.value)
-    assert "--on_bad_rows skip" in str(caught.value)
+    assert "on_bad_rows='skip'" in str(caught.value)
     reader = ExampleReader(tmp_path / "a.tsv", Columns("pairs"), on_bad_rows="skip")
     assert list(reader) == [pair("x", "y", 1.0), pair("p", "q", 0.0)]
     assert (reader.report.num_rows, reader.report.num_bad) == (3, 1)
@@ -175,7 +175,7 @@ def test_a_bad_first_row_is_a_bad_row_like_others(tmp_path, first):
 @pytest.mark.parametrize("header", ["left,right,grade\nx,y,1\n", "id,left,right,grade\n1,x,y,1\n"])
 def test_a_header_of_unknown_names_is_suspected(tmp_path, header):
     (tmp_path / "a.csv").write_text(header)
-    with pytest.raises(DataError, match="(If line 1 is a header, name its columns|the label are) with --text_columns"):
+    with pytest.raises(DataError, match="(If line 1 is a header, name its columns|the label are) with text_columns"):
         read(tmp_path / "a.csv")
 
 

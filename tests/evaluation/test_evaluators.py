@@ -117,7 +117,7 @@ def test_a_label_that_equals_the_minimum_is_a_match(model, tmp_path, limit):
 
 @pytest.mark.parametrize(("limit", "message"), [(6, "no label reaches"), (0, "every label reaches")])
 def test_a_minimum_that_separates_nothing_is_refused(model, graded, limit, message):
-    with pytest.raises(UserError, match=f"{message} --positive_label_min {limit}: they go from 0 to 5"):
+    with pytest.raises(UserError, match=f"{message} positive_label_min={limit}: they go from 0 to 5"):
         evaluate(model, graded, EvaluationOptions(positive_label_min=limit))
 
 

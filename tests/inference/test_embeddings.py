@@ -191,7 +191,7 @@ def test_other_settings_are_refused(model, input_path, tmp_path, watch, changed,
     watch(model)
     with pytest.raises(UserError, match=message) as error:
         encode_file(model, input_path, tmp_path / "x.npy", EncodingOptions(**{"chunk_size": 4, **changed}))
-    assert "--overwrite_output True" in str(error.value)
+    assert "overwrite_output=True" in str(error.value)
     options = EncodingOptions(**{"chunk_size": 4, **changed}, overwrite_output=True)
     assert encode_file(model, input_path, tmp_path / "x.npy", options).num_embedded == 7
     expected = model.encode(TEXTS, prompt=options.prompt, truncate_dim=options.truncate_dim)
@@ -213,7 +213,7 @@ def test_another_model_or_input_is_refused(model, input_path, tmp_path):
 
 def test_a_file_of_unknown_origin_is_not_overwritten(model, input_path, tmp_path):
     (tmp_path / "x.npy").write_text("somebody's")
-    with pytest.raises(UserError, match="does not; start anew with --overwrite_output True"):
+    with pytest.raises(UserError, match="does not; start anew with overwrite_output=True"):
         encode_file(model, input_path, tmp_path / "x.npy")
     (tmp_path / "x.npy.json").write_text("{}")
     with pytest.raises(UserError, match="input was None"):
@@ -292,9 +292,9 @@ def test_a_crash_while_the_table_is_written_costs_no_embedding(model, input_path
         ("a.jsonl", b'{"text": "a"}\n{"texts": "b"}\n', None, "line 2: lacks 'text'"),
         ("a.tsv", b"", None, "is empty: it holds no rows"),
         ("a.tsv", b"body\n", "body", "is empty: it holds no rows"),
-        ("a.tsv", b"text\tlabel\na\t1\n", None, "Give --column 'text' if line 1 is a header, --column 1"),
+        ("a.tsv", b"text\tlabel\na\t1\n", None, "Give column='text' if line 1 is a header, column=1"),
         ("a.tsv", b"a\tb\n", "body", "line 1 has no column 'body' but 'a', 'b'"),
-        ("a.tsv", b"a\tb\n", "3", "has no column '3' but 'a', 'b'.*a number, counted from 1"),
+        ("a.tsv", b"a\tb\n", "3", "has no column '3' but 'a', 'b'.*column=NUMBER, counted from 1"),
         ("a.tsv", b"a\tb\n", "0", "has no column '0'"),
         ("a.tsv", b"0\tb\n", "0", "has no column '0'"),
         ("a.tsv", b"2024\tb\n", "2024", "has no column '2024'"),
@@ -378,7 +378,7 @@ def test_files_that_a_power_cut_left_short_are_begun_anew(model, input_path, tmp
 
 def test_settings_that_say_nothing_are_told(model, input_path, tmp_path):
     (tmp_path / "out.npy.json").write_text("{")
-    with pytest.raises(UserError, match="does not say what .*out.npy is of.*--overwrite_output True"):
+    with pytest.raises(UserError, match="does not say what .*out.npy is of.*overwrite_output=True"):
         encode_file(model, input_path, tmp_path / "out.npy", CHUNKS)
 
 

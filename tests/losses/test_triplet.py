@@ -236,3 +236,39 @@ def test_a_collapse_is_noticed_at_any_length_of_embeddings(distance, spread, col
         assert loss.statistics(embeddings, torch.arange(6) % 2)["collapsed"] == collapsed
         assert loss.statistics(embeddings, torch.tensor([0, 0, 0, 1, 1, 2]))["collapsed"] == collapsed
         assert loss.statistics(embeddings, torch.arange(6))["collapsed"] == 0  # nothing to compare
+
+
+@pytest.fixture
+def minings(monkeypatch):
+    """How often a matrix of distances was computed."""
+    computed = []
+    whole = BatchHardTripletLoss._distance_matrix
+    monkeypatch.setattr(
+        BatchHardTripletLoss, "_distance_matrix", lambda *args: computed.append(len(args[1])) or whole(*args)
+    )
+    return computed
+
+
+def test_statistics_do_not_mine_again_what_the_loss_has_mined(minings):
+    loss, labels = BatchHardTripletLoss(), torch.arange(12) % 3
+    embeddings = torch.randn(1, 12, 4, requires_grad=True)
+    loss(embeddings, labels).backward()
+    found = loss.statistics(embeddings.detach(), labels)
+    assert minings == [12]
+    assert found == BatchHardTripletLoss().statistics(embeddings, labels)
+
+
+def test_statistics_of_another_batch_are_its_own(minings):
+    loss, labels = BatchHardTripletLoss(), torch.arange(12) % 3
+    embeddings = torch.randn(1, 12, 4)
+    loss(embeddings, labels)
+    embeddings += torch.randn(1, 12, 4)  # in the same memory
+    assert loss.statistics(embeddings, labels) == BatchHardTripletLoss().statistics(embeddings.clone(), labels)
+    loss(embeddings, labels)
+    others = torch.arange(12) % 2
+    assert loss.statistics(embeddings, others) == BatchHardTripletLoss().statistics(embeddings, others)
+    with torch.inference_mode():  # whose tensors have no version
+        inferred = torch.randn(1, 12, 4)
+        loss(inferred, labels)
+        inferred *= -1
+        assert loss.statistics(inferred, labels) == BatchHardTripletLoss().statistics(inferred.clone(), labels)

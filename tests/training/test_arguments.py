@@ -10,7 +10,8 @@ from cosent import (
     InfoNCELoss,
     UserError,
 )
-from cosent.cli.arguments import DataArguments, LossArguments, ModelArguments
+from cosent.cli.arguments import DataArguments, ModelArguments
+from cosent.cli.losses import LossArguments
 
 CLASSIC = (
     "--model_name_or_path=M --output_dir=output --train_data_path=T --eval_data_path=E --num_train_epochs=3 "
@@ -84,7 +85,7 @@ def test_saving_follows_evaluating():
         ({"eval_strategy": "sometimes"}, "sometimes"),
         ({"warmup_ratio": 1.5}, "below 1"),
         ({"eval_strategy": "no", "early_stopping_patience": 2}, "needs evaluations"),
-        ({"warmup_ratio": 0.1, "warmup_steps": 5}, "takes the place of --warmup_steps"),
+        ({"warmup_ratio": 0.1, "warmup_steps": 5}, "takes the place of warmup_steps"),
     ],
 )
 def test_schedules_that_cannot_be_are_refused_before_anything_starts(options, message):

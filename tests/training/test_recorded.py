@@ -138,7 +138,7 @@ def test_where_training_cannot_be_recorded_it_is_not(make_trainer, recordings):
     trainer = make_trainer(gradient_checkpointing=True)
     trainer.train()
     assert not recordings
-    with pytest.raises(UserError, match="--cuda_graphs on: training cannot be recorded, as --gradient_checkpointing"):
+    with pytest.raises(UserError, match="cuda_graphs='on': training cannot be recorded, as gradient_checkpointing"):
         make_trainer(graphs="on", gradient_checkpointing=True)
     with pytest.raises(UserError, match="FSDP and DeepSpeed replace the weights"):
         make_trainer(graphs="on", fsdp=True)
@@ -149,7 +149,7 @@ def test_compilation_is_for_the_recordings(make_trainer, recordings):
     assert trainer.model.graphs.compile_options == {"backend": "inductor", "mode": None}
     assert not trainer.args.torch_compile  # the parent would compile the whole model, too
     assert trainer.accelerator.state.dynamo_plugin.backend == "NO"
-    with pytest.raises(UserError, match="reduce-overhead makes CUDA graphs of its own: add --cuda_graphs off"):
+    with pytest.raises(UserError, match="'reduce-overhead' makes CUDA graphs of its own: add cuda_graphs='off'"):
         make_trainer(torch_compile_mode="reduce-overhead")
 
 

@@ -347,7 +347,7 @@ def test_views_without_dropout_are_warned_of_once(make_trainer, caplog):
     assert "do not differ" not in caplog.text
     trained(make_trainer(data_format="sentences", max_steps=3, eval_dataset=False, dropout=0.0))
     assert caplog.text.count("do not differ") == 1
-    assert "--dropout 0.1" in caplog.text
+    assert "dropout=0.1" in caplog.text
 
 
 def test_a_collapse_is_warned_of_once(make_trainer, caplog):
@@ -595,8 +595,8 @@ def test_out_of_memory_names_the_batch_its_tokens_and_two_ways_out(make_trainer,
         trainer.train()
     message = str(error.value)
     assert "out of memory at a batch of 16 examples" in message
-    assert "--per_device_train_batch_size 8" in message
-    tokens, suggested = (int(re.search(pattern, message)[1]) for pattern in (r"with (\d+) tokens", r"tokens (\d+) w"))
+    assert "per_device_train_batch_size=8" in message
+    tokens, suggested = (int(re.search(pattern, message)[1]) for pattern in (r"with (\d+) tokens", r"tokens=(\d+) w"))
     assert tokens > 100
     assert suggested == tokens // 2
     monkeypatch.undo()
@@ -605,7 +605,7 @@ def test_out_of_memory_names_the_batch_its_tokens_and_two_ways_out(make_trainer,
     out_of_memory_above(10, monkeypatch)
     with pytest.raises(UserError) as error:
         make_trainer(eval_dataset=False, per_device_train_batch_size=16, micro_batch_tokens=suggested).train()
-    at_a_time, next_suggested = map(int, re.search(r", (\d+) of them .*tokens (\d+) w", str(error.value)).groups())
+    at_a_time, next_suggested = map(int, re.search(r", (\d+) of them .*tokens=(\d+) w", str(error.value)).groups())
     assert suggested / 2 < at_a_time <= suggested
     assert next_suggested == at_a_time // 2
 
@@ -613,11 +613,11 @@ def test_out_of_memory_names_the_batch_its_tokens_and_two_ways_out(make_trainer,
 @pytest.mark.parametrize(
     ("data_format", "options", "advice"),
     [
-        ("pairs", {"micro_batch_size": 4}, ("--micro_batch_size 2 ", "--per_device_train_batch_size 8 ")),
-        ("classes", {"classes_per_batch": 8}, ("--micro_batch_tokens", "--classes_per_batch 4 ")),
+        ("pairs", {"micro_batch_size": 4}, ("micro_batch_size=2 ", "per_device_train_batch_size=8 ")),
+        ("classes", {"classes_per_batch": 8}, ("micro_batch_tokens", "classes_per_batch=4 ")),
     ],
 )
-def test_the_advice_is_in_terms_of_the_flags_that_count(make_trainer, monkeypatch, data_format, options, advice):
+def test_the_advice_is_in_terms_of_the_arguments_that_count(make_trainer, monkeypatch, data_format, options, advice):
     out_of_memory_above(10, monkeypatch)
     with pytest.raises(UserError) as error:
         sizes = {"per_device_train_batch_size": 16, **options}
