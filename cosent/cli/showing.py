@@ -1,16 +1,35 @@
 """How commands name and show what they found."""
 
 import math
+import re
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cosent import SentenceBert, TextDataset
 
+_LOOKED_AT = 1_000  # examples, for their language
+_CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 
-def unknown_tokens(data: "TextDataset", model: "SentenceBert") -> str:
-    """A remark where the tokenizer does not know the data's language."""
-    share = data.token_share(model.tokenizer.unk_token_id)
-    return f"; {share:.0%} of tokens are unknown to this model's tokenizer" if share > 0.05 else ""
+
+def language_gap(data: "TextDataset", model: "SentenceBert") -> str:
+    """A warning where the tokenizer does not know the data's language, and models that do; else nothing."""
+    texts = "".join(text for example in islice(data.records.texts, _LOOKED_AT) for text in example)
+    chinese = len(_CHINESE.findall(texts)) / max(len(texts), 1)
+    unknown = data.token_share(model.tokenizer.unk_token_id)
+    pieces = int(data.num_tokens(_LOOKED_AT)) / max(len(texts), 1)
+    # where no token is unknown, as among bytes, a character of Chinese takes two or three
+    if unknown <= 0.05 and not (chinese > 0.3 and pieces > 1.5):
+        return ""
+    what = f"{unknown:.0%} of the tokens are unknown" if unknown > 0.05 else f"a character takes {pieces:.1f} tokens"
+    likely = (
+        "a Chinese model, such as hfl/chinese-macbert-base or BAAI/bge-base-zh-v1.5, or a multilingual one, such as "
+    )
+    other = "a model of their language, or a multilingual one, such as "
+    return (
+        f"warning: {what}: this model was made for another language than that of these texts. Take "
+        f"{likely if chinese > 0.3 else other}BAAI/bge-m3."
+    )
 
 
 def show_interval(ends: tuple[float, float] | None) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cosent import SentenceBert, TextDataset, load_data
 from cosent.cli.arguments import ModelArguments
 from cosent.cli.running import choose_device, launched_ranks
-from cosent.cli.showing import show_interval, unknown_tokens
+from cosent.cli.showing import language_gap, show_interval
 from cosent.cli.test import TestArguments
 from cosent.data.formats import FORMATS, DataFormat
 from cosent.distributed import first_rank_first
@@ -138,8 +138,9 @@ def heading(name: str, data: TextDataset, model: SentenceBert) -> str:
     skipped = f" ({report.num_bad:,} bad rows left out)" if report.num_bad else ""
     cut = data.truncated_share
     truncated = f"\n{cut:.2%} of texts were cut at {model.max_length} tokens" if cut else ""
-    unknown = unknown_tokens(data, model)
-    return f"{name} on {len(data):,} {FORMATS[data.data_format].noun} of {report.path}{skipped}{truncated}{unknown}\n"
+    gap = language_gap(data, model)
+    lines = f"{name} on {len(data):,} {FORMATS[data.data_format].noun} of {report.path}{skipped}{truncated}\n"
+    return f"{lines}\n{gap}\n" if gap else lines
 
 
 def report_metrics(result: Evaluation, index_path: str | None) -> None:

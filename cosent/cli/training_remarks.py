@@ -8,7 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from cosent import CosentTrainingArguments, SentenceBert, TextDataset
-from cosent.cli.showing import show_interval, unknown_tokens
+from cosent.cli.showing import language_gap, show_interval
 from cosent.cli.training_data import Splits
 from cosent.data.formats import FORMATS
 from cosent.data.lint import Split, check_leaks, check_split
@@ -39,8 +39,9 @@ def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments)
             print(
                 f"{name}: {len(data):,} {FORMATS[data.data_format].noun} of {report.path}{skipped}; "
                 f"{data.truncated_share:.2%} of texts cut at {model.max_length} tokens{contents(data)}"
-                f"{unknown_tokens(data, model)}"
             )
+    gaps = (language_gap(data, model) for data in vars(splits).values() if data is not None)
+    print(next((f"\n{gap}\n" for gap in gaps if gap), ""), end="")
     precision = "no autocast" if args.mixed_precision == "no" else f"{args.mixed_precision} autocast"
     print(
         f"model: {model.pooling_mode} pooling, {model.embedding_dim} dimensions, "

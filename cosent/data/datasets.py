@@ -197,6 +197,11 @@ class TextDataset:
         some = self.tokens.select(range(min(len(self), _ROWS_A_BLOCK))).with_format("arrow")["input_ids"][:]
         return float(np.mean(some.combine_chunks().flatten().to_numpy() == token_id))
 
+    def num_tokens(self, num_examples: int) -> int:
+        """Tokens of the first examples, the tokenizer's own around each text left out where there are two."""
+        some = self.tokens.select(range(min(len(self), num_examples))).with_format("arrow")["lengths"][:]
+        return int((some.combine_chunks().flatten().to_numpy() - 2).sum())
+
     def _column(self, name: str) -> pa.ChunkedArray:
         return self.tokens.with_format("arrow")[name][:]
 

@@ -103,7 +103,7 @@ class CosentTrainingArguments(TrainingArguments):
             self.fsdp = str(self.fsdp).lower() == "true"  # type: ignore[assignment]
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
-        if self.accelerator_config is None and self.dataloader_pin_memory:
+        if self.accelerator_config is None and self.dataloader_pin_memory and not self.use_cpu:
             self.accelerator_config = {"non_blocking": True}  # batches on their way to a GPU are not waited for
         try:
             super().__post_init__()
