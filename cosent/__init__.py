@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cosent.training.arguments import CosentTrainingArguments
     from cosent.training.trainer import CosentTrainer
 
-# Each name is imported when it is first used, so that `import cosent` costs nothing.
+# Each name is imported on first use, so that `import cosent` costs nothing.
 _HOME = {
     "AnglELoss": "cosent.losses.ranking",
     "BatchHardTripletLoss": "cosent.losses.triplet",

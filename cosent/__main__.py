@@ -1,4 +1,4 @@
-"""`python -m cosent` is the program `cosent`."""
+"""`python -m cosent` runs the program `cosent`."""
 
 from cosent.cli.main import main
 

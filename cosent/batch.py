@@ -1,6 +1,6 @@
-"""What travels from the collator to the model and the loss: K texts an example, laid out column by column, flat.
+"""The batch that the collator passes to the model and the loss: flat, with K texts per example, column by column.
 
-Shapes: B examples, K texts in one at most, N = K*B places for texts, T tokens of all texts one after the other.
+Shapes: B examples, K texts in each at most, N = K*B places for texts, T tokens of all texts, concatenated.
 """
 
 from typing import NotRequired, TypedDict
@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-# The text id of a place that holds no text, where an example has fewer texts than others of its batch: a number that
-# nobody counts with, and that a 64-bit hash of a text hits once in 2**64.
+# The text id of an empty place, in an example with fewer texts than others of its batch. A 64-bit hash of a text takes
+# this value once in 2**64.
 NO_TEXT = -(2**63)
 
 
 class TokenBatch(TypedDict):
-    """A batch. All first texts come first, then all second texts, and so on; a missing text has no length.
+    """A batch: all first texts, then all second texts, and so on; `lengths` leaves missing texts out.
 
     Attributes:
         input_ids: (T,) int64 tokens, text after text.
-        lengths: int64 tokens in each text that is not missing, summing to T.
-        host_lengths: the same, which stays on the CPU: asking a GPU for them would wait for what it is doing.
-        max_length: the longest of them.
-        text_ids: (N,) int64, equal exactly where texts' tokens are; `NO_TEXT` where a text is missing.
+        lengths: int64, number of tokens in each text that is not missing, summing to T.
+        host_lengths: a copy of `lengths` on the CPU: reading them from a GPU would wait for its work to finish.
+        max_length: the largest of the lengths.
+        text_ids: (N,) int64, equal exactly for texts with equal tokens; `NO_TEXT` where a text is missing.
         num_columns: K.
-        labels: (B,) float32 scores or int64 classes, where examples have labels.
-        group_ids: (N,) int64, equal exactly where texts are known to match, where examples tell.
+        labels: (B,) float32 scores or int64 classes, if the examples have labels.
+        group_ids: (N,) int64, equal exactly for texts that are known to match, if the examples say so.
     """
 
     input_ids: Tensor

@@ -1,10 +1,10 @@
-"""From a score to the probability that two texts match.
+"""Calibration: maps a score to the probability that two texts match.
 
 Shapes: n pairs, k knots.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +13,7 @@ from scipy.special import expit, log_expit, logit
 
 CalibrationMethod = Literal["auto", "platt", "isotonic", "none"]
 
-ENOUGH_FOR_ISOTONIC = 1_000  # pairs; with fewer a free curve follows their noise
+ENOUGH_FOR_ISOTONIC = 1_000  # pairs; with fewer, isotonic regression fits their noise
 _FOLDS = 5
 
 
@@ -26,40 +26,31 @@ class Platt:
     method: Literal["platt"] = "platt"
 
     def __call__(self, scores: ArrayLike) -> NDArray[np.float64]:
-        """Probabilities (n,) of scores (n,)."""
+        """Compute the probabilities (n,) of scores (n,)."""
         return expit(self.slope * np.asarray(scores, dtype=np.float64) + self.intercept)
 
 
 @dataclass(frozen=True)
 class Isotonic:
-    """The ascending curve through (k,) scores and their (k,) probabilities, straight between them, level outside."""
+    """An ascending curve, linear between (k,) scores with (k,) probabilities and constant outside."""
 
     scores: list[float]
     probabilities: list[float]
     method: Literal["isotonic"] = "isotonic"
 
     def __call__(self, scores: ArrayLike) -> NDArray[np.float64]:
-        """Probabilities (n,) of scores (n,)."""
+        """Compute the probabilities (n,) of scores (n,)."""
         return np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.probabilities)
 
 
 Calibration = Platt | Isotonic
 
 
-def from_json(stored: dict[str, Any] | None) -> Calibration | None:
-    """A calibration by its method and numbers, as `dataclasses.asdict` gives them; None where there are none."""
-    if stored is None:
-        return None
-    if stored["method"] == "platt":
-        return Platt(float(stored["slope"]), float(stored["intercept"]))
-    return Isotonic([float(x) for x in stored["scores"]], [float(x) for x in stored["probabilities"]])
-
-
 def fit_platt(scores: ArrayLike, matches: ArrayLike) -> Platt:
-    """Fit a logistic curve by maximum likelihood, with Platt's targets, which keep it from certainty.
+    """Fit a logistic curve by maximum likelihood, with Platt's targets, which avoid certainty.
 
-    Of N+ matches and N- others, a match aims at (N+ + 1) / (N+ + 2) and another at 1 / (N- + 2). A curve that would
-    fall, where higher scores are less often a match, becomes a level one at the mean of these targets.
+    With N+ matches and N- other pairs, the target is (N+ + 1) / (N+ + 2) for a match and 1 / (N- + 2) for another pair.
+    A decreasing curve, if higher scores match less often, is replaced by a constant, the mean of these targets.
 
     Args:
         scores: (n,) finite numbers.
@@ -100,14 +91,14 @@ def fit_platt(scores: ArrayLike, matches: ArrayLike) -> Platt:
 
 
 def fit_isotonic(scores: ArrayLike, matches: ArrayLike) -> Isotonic:
-    """Fit the ascending curve of least squared error; no probability is nearer to 0 or 1 than 1 / (n + 2).
+    """Fit the ascending curve of least squared error; no probability is closer to 0 or 1 than 1 / (n + 2).
 
     Args:
         scores: (n,) finite numbers, n >= 1.
         matches: (n,) booleans.
 
     Returns:
-        The curve, by the corners that it needs.
+        The curve, reduced to its corners.
 
     Reference: Zadrozny and Elkan, "Transforming Classifier Scores into Accurate Multiclass Probability Estimates",
         2002.
@@ -118,7 +109,7 @@ def fit_isotonic(scores: ArrayLike, matches: ArrayLike) -> Isotonic:
     means = np.bincount(group, weights=matches) / sizes
     fitted = isotonic_regression(means, weights=sizes).x
     fitted = fitted.clip(1 / (len(scores) + 2), 1 - 1 / (len(scores) + 2))
-    # within a level stretch only its ends matter
+    # only the ends of a constant stretch matter
     corner = np.ones(len(fitted), dtype=bool)
     corner[1:-1] = (fitted[1:-1] != fitted[:-2]) | (fitted[1:-1] != fitted[2:])
     return Isotonic(distinct[corner].tolist(), fitted[corner].tolist())
@@ -132,13 +123,13 @@ def fit_calibration(
     Args:
         scores: (n,) finite numbers.
         matches: (n,) booleans.
-        clusters: (n,) equal for pairs that depend on each other: they are in the same fold.
-        method: "platt", "isotonic", "none"; "auto": from 1,000 pairs on isotonic, if in a cross-validation with five
-            folds its Brier score is lower than Platt's, else Platt.
-        seed: of the folds.
+        clusters: (n,) ids that are equal for pairs that depend on each other; they are put into the same fold.
+        method: "platt", "isotonic" or "none"; "auto": isotonic if there are 1,000 pairs or more and its Brier score in
+            five-fold cross-validation is lower than Platt's, else Platt.
+        seed: seed of the folds.
 
     Returns:
-        The curve; None for "none", and where all pairs match or none does.
+        The curve; None for "none", or if all pairs match or none does.
     """
     scores, matches = np.asarray(scores, dtype=np.float64), np.asarray(matches, dtype=bool)
     if method == "none" or matches.all() or not matches.any():
@@ -153,7 +144,7 @@ def fit_calibration(
 
 
 def _cross_validated_errors(scores: NDArray, matches: NDArray, clusters: NDArray, seed: int) -> dict[str, float]:
-    """The Brier score of each method on pairs that it was not fitted on."""
+    """Compute each method's total squared error on pairs that it was not fitted on."""
     _, cluster = np.unique(clusters, return_inverse=True)
     fold = np.random.default_rng(seed).permutation(cluster.max() + 1)[cluster] % _FOLDS
     errors = dict.fromkeys(("platt", "isotonic"), 0.0)

@@ -1,6 +1,6 @@
-"""What the processes of one job, its ranks, tell each other. A process on its own is rank 0 of 1.
+"""Communication between the processes of a job, its ranks; a single process is rank 0 of 1.
 
-Shapes: R ranks, K texts an example, B examples of this rank, D dimensions.
+Shapes: R ranks, K texts per example, B examples on this rank, D dimensions.
 """
 
 import weakref
@@ -18,36 +18,38 @@ from cosent.errors import UserError
 
 _Item = TypeVar("_Item")
 
-# by the group of all ranks; a group that is held on to after its end would take the process with it
+# CPU groups by the group of all ranks; weak, because a group kept after its end would crash the process
 _cpu_groups: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
-# The fastest rank waits for the slowest, and all for what the first does alone. One that is gone ends the connection.
+# The fastest rank waits for the slowest, and all wait while the first works alone. A rank that dies closes the
+# connection.
 PATIENCE = timedelta(days=30)
 
-_ROWS_AT_ONCE = 65_536  # bounds the copies that are made for travelling
+_ROWS_AT_ONCE = 65_536  # bounds the copies made for sending
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Return this process's rank, from 0."""
     return distributed.get_rank() if _is_distributed() else 0
 
 
 def num_ranks() -> int:
-    """R, how many processes the job has."""
+    """Return R, the number of processes in the job."""
     return distributed.get_world_size() if _is_distributed() else 1
 
 
 def on_first_rank(action: Callable[[], _Item]) -> _Item:
-    """Let rank 0 do something, for which all ranks have to come here.
+    """Run an action on rank 0 and share its result; all ranks must call this.
 
     Args:
-        action: what to do; its result must be one that pickles.
+        action: the action; its result must be picklable.
 
     Returns:
-        Its result, on every rank.
+        The result, on every rank.
 
     Raises:
-        UserError: on every rank, where it did on rank 0.
+        UserError: on every rank, if the action raises it on rank 0.
+        OSError: likewise.
     """
     if num_ranks() == 1:
         return action()
@@ -55,17 +57,17 @@ def on_first_rank(action: Callable[[], _Item]) -> _Item:
     if rank() == 0:
         try:
             shared = [action()]
-        except UserError as error:
+        except (UserError, OSError) as error:
             shared = [error]
     distributed.broadcast_object_list(shared, group=_cpu_group())
-    if isinstance(shared[0], UserError):
+    if isinstance(shared[0], UserError | OSError):
         raise shared[0]
     return shared[0]
 
 
 @contextmanager
 def first_rank_first() -> Iterator[None]:
-    """Let rank 0 through before the others, who then find what it has put into a cache."""
+    """Run a block on rank 0 first, so that the other ranks find its results in a cache."""
     if rank() > 0:
         gather_numbers(0)
     try:
@@ -76,13 +78,13 @@ def first_rank_first() -> Iterator[None]:
 
 
 def gather_numbers(*numbers: int) -> list[list[int]]:
-    """Tell all ranks some integers, without waiting for what accelerators are doing.
+    """Gather integers from all ranks without waiting for accelerators.
 
     Args:
-        numbers: as many on every rank.
+        numbers: this rank's integers, equally many on every rank.
 
     Returns:
-        R lists of them, by rank.
+        R lists, one per rank.
     """
     if num_ranks() == 1:
         return [list(numbers)]
@@ -95,20 +97,20 @@ def gather_numbers(*numbers: int) -> list[list[int]]:
 def gather_batch(
     embeddings: Tensor, labels: Tensor | None, text_ids: Tensor, *, shapes: list[list[int]], no_text: int
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Put the ranks' batches together, rank after rank, as one process would have had them.
+    """Concatenate the batches of all ranks, in rank order, into the batch of a single process.
 
-    Gradients flow back into this rank's embeddings alone, times R: every rank computes the same loss, and the mean
-    over ranks, which data-parallel training takes of their weights' gradients, then is the gradient of that loss.
+    Gradients flow back only into this rank's embeddings, times R: every rank computes the same loss, so the mean over
+    ranks that data-parallel training takes of the weights' gradients is the gradient of that loss.
 
     Args:
-        embeddings: (K, B, D), of any K and B on each rank, none included.
-        labels: (B,) or None, the same on all ranks.
-        text_ids: (K, B).
-        shapes: R times K and B, from `gather_numbers`.
-        no_text: the id of places without a text, where an example has fewer texts than others.
+        embeddings: (K, B, D); K and B may differ between ranks, and B may be 0.
+        labels: (B,) labels; None on all ranks or on none.
+        text_ids: (K, B) text ids.
+        shapes: K and B of each of the R ranks, from `gather_numbers`.
+        no_text: the id of empty places, for examples with fewer texts than others.
 
     Returns:
-        Embeddings (most K, sum of B, D), labels (sum of B,) or None, and text ids (most K, sum of B).
+        Embeddings (largest K, sum of B, D), labels (sum of B,) or None, and text ids (largest K, sum of B).
     """
     if num_ranks() == 1:
         return embeddings, labels, text_ids
@@ -126,13 +128,13 @@ def gather_batch(
 
 
 def sum_on_first_rank(rows: Tensor) -> Tensor:
-    """Add up a table of every rank.
+    """Sum the tables of all ranks on rank 0.
 
     Args:
-        rows: (n, D) on the CPU, of one shape on all ranks; overwritten.
+        rows: (n, D) on the CPU, of the same shape on all ranks; overwritten.
 
     Returns:
-        (n, D) their sum on rank 0, anything on others.
+        (n, D) the sum on rank 0, undefined on other ranks.
     """
     if num_ranks() > 1:
         for block in rows.split(_ROWS_AT_ONCE):
@@ -145,7 +147,7 @@ def _is_distributed() -> bool:
 
 
 def _cpu_group() -> Any:
-    """The ranks' patient connection for tensors on the CPU; made by all at once, where they first need it."""
+    """Return the ranks' group for CPU tensors, with a long timeout; all ranks create it together on first use."""
     world: Any = distributed.group.WORLD
     if world not in _cpu_groups:
         _cpu_groups[world] = weakref.ref(distributed.new_group(backend="gloo", timeout=PATIENCE))
@@ -153,14 +155,14 @@ def _cpu_group() -> Any:
 
 
 def _gather(x: Tensor) -> Tensor:
-    """(R, ...) from (...), of one shape on all ranks."""
+    """Gather (...) of the same shape on all ranks into (R, ...)."""
     gathered = x.new_empty(num_ranks(), *x.shape)
     distributed.all_gather(list(gathered.unbind()), x.contiguous())
     return gathered
 
 
 def _together(gathered: Tensor, sizes: list[int], *, dim: int) -> Tensor:
-    """The ranks' parts (R, ...), without what fills them up, one behind the other."""
+    """Concatenate the ranks' parts (R, ...) without their padding."""
     return torch.cat([part.narrow(dim, 0, size) for part, size in zip(gathered, sizes, strict=True)], dim)
 
 

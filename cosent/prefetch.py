@@ -1,4 +1,4 @@
-"""Preparing the next piece of work while the current one is done."""
+"""Prepares the next item in a thread while the current one is in use."""
 
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +10,13 @@ _END = object()
 
 
 def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
-    """Iterate in a thread of its own, one item ahead of whoever takes them.
+    """Iterate in a separate thread, one item ahead of the consumer.
 
     Args:
-        items: made while the one before is in use; at most two are alive.
+        items: the items, each made while the previous one is in use; at most two are alive.
 
     Yields:
-        The same items in order; an error in making one comes where that item would have come.
+        The same items in order; an error in making an item is raised in its place.
     """
     iterator = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:

@@ -4,5 +4,5 @@ import sys
 
 
 def is_watched() -> bool:
-    """Whether somebody is looking: on a terminal or in a notebook, not into a log file."""
+    """Tell whether progress would be seen: in a terminal or a notebook, not in a log file."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of each row of `a` with the same row of `b`; 0 where a row is all zeros.
+    """Compute the cosine of each row of `a` with the same row of `b`; 0 if a row is all zeros.
 
     Args:
         a: (B, D) embeddings of any floating type.
@@ -22,12 +22,12 @@ def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:
         ValueError: if the two shapes differ or are not (B, D).
     """
     a, b = _pair(a, b)
-    with torch.autocast(a.device.type, enabled=False):  # autocast would take the products in half precision
+    with torch.autocast(a.device.type, enabled=False):  # autocast would multiply in half precision
         return torch.linalg.vecdot(a, b) / _norms(a, b)
 
 
 def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of every row of `a` with every row of `b`, as one matrix product.
+    """Compute the cosine of every row of `a` with every row of `b`, as one matrix product.
 
     Args:
         a: (N, D) embeddings of any floating type.
@@ -45,7 +45,7 @@ def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
 
 
 def unit_rows(a: Tensor) -> Tensor:
-    """Rows of length 1, whose products are cosines; all zeros where a row is.
+    """Scale rows to length 1, so that their products are cosines; rows of zeros stay zero.
 
     Args:
         a: (N, D) embeddings of any floating type.
@@ -57,7 +57,7 @@ def unit_rows(a: Tensor) -> Tensor:
 
 
 def euclidean_matrix(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distance of every row of `a` from every row of `b`, through one matrix product.
+    """Compute the Euclidean distance of every row of `a` from every row of `b`, by one matrix product.
 
     The gradient at a distance of 0 is 0.
 
@@ -80,7 +80,7 @@ def euclidean_matrix(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairwise_euclidean(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distance of each row of `a` from the same row of `b`.
+    """Compute the Euclidean distance of each row of `a` from the same row of `b`.
 
     The gradient at a distance of 0 is 0.
 
@@ -99,12 +99,12 @@ def pairwise_euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
-    """AnglE's score of each row of `a` with the same row of `b`.
+    """Compute AnglE's score of each row of `a` with the same row of `b`.
 
     The first half of an embedding holds the real parts of complex numbers, the second half their imaginary parts
     (an odd D is padded with a zero). With both embeddings normalised, the score is |Re + Im| summed over the
-    complex products a * conj(b), that is |cos(a, b) + sin(a, b)|: higher means more alike. The paper's equation 3
-    writes the difference of two such scores in the opposite order from its published code; this follows the code.
+    complex products a * conj(b), that is |cos(a, b) + sin(a, b)|; higher means more similar. The paper's equation 3
+    writes the difference of two such scores in the opposite order to its published code; this follows the code.
 
     Args:
         a: (B, D) embeddings of any floating type.
@@ -130,7 +130,7 @@ def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _norms(a: Tensor, b: Tensor) -> Tensor:
-    """(B,) products of the rows' lengths, kept above 0. One pass each: normalising first would copy both sides."""
+    """Compute (B,) products of the rows' lengths, kept above 0; normalising first would copy both sides."""
     lengths = torch.linalg.vector_norm(a, dim=-1).clamp_min(1e-12), torch.linalg.vector_norm(b, dim=-1).clamp_min(1e-12)
     return lengths[0] * lengths[1]
 

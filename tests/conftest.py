@@ -1,5 +1,6 @@
 """Tiny models built from a config, so that every test runs on a CPU, offline, in moments."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable
@@ -25,24 +26,33 @@ transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # tiny models: handing work between threads costs more than the work
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what is slow where there are several workers, so that none is left with it at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector, which every training calls, leave alone what imports have made."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none."""
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
 
 
-@pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerBase:
+def build_tokenizer() -> PreTrainedTokenizerBase:
     """A WordPiece tokenizer for the sample data's English and Chinese."""
     texts = [path.read_text(encoding="utf-8") for path in (DATA / "train.txt", DATA / "zh" / "train.txt")]
     return BertTokenizer(model_max_length=64).train_new_from_iterator(texts, vocab_size=2500, show_progress=False)
 
 
-@pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase) -> Path:
+def build_tiny_bert(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
     """A plain Hugging Face folder: a random two-layer BERT. Its texts differ widely, as a trained encoder's do."""
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -55,6 +65,18 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    """See `build_tokenizer`."""
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """See `build_tiny_bert`."""
+    return build_tiny_bert(tmp_path_factory.mktemp("models") / "tiny-bert", tokenizer)
 
 
 @pytest.fixture

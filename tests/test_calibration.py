@@ -1,12 +1,10 @@
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from cosent import calibration as module
-from cosent.calibration import Isotonic, Platt, fit_calibration, fit_isotonic, fit_platt, from_json
+from cosent.calibration import Isotonic, Platt, fit_calibration, fit_isotonic, fit_platt
 
 
 def data(n, *, seed=0, curve=lambda s: 1 / (1 + np.exp(-12 * (s - 0.6)))):
@@ -101,9 +99,3 @@ def test_the_folds_keep_pairs_that_depend_on_each_other_together():
     scores, matches, clusters = (np.repeat(x, 50) for x in (scores, matches, np.arange(40)))
     assert isinstance(fit_calibration(scores, matches, clusters), Platt)
     assert isinstance(fit_calibration(scores, matches, np.arange(2_000)), Isotonic)
-
-
-@pytest.mark.parametrize("calibration", [Platt(3.0, -1.5), Isotonic([0.1, 0.6], [0.2, 0.9])])
-def test_a_calibration_is_what_it_was_when_it_comes_back(calibration):
-    assert from_json(asdict(calibration)) == calibration
-    assert from_json(None) is None

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from cosent import distributed as ranks
 from cosent.batch import NO_TEXT
 from cosent.errors import UserError
+from tests.processes import forks
 
 SHAPES = [(3, 2), (2, 4), (1, 0)]  # columns and examples of three ranks, the last one without any
 
@@ -98,7 +99,8 @@ def meet(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_three_ranks_tell_each_other_what_they_have(tmp_path):
-    multiprocessing.spawn(meet, (str(tmp_path),), nprocs=3)
+    method = forks().get_start_method()
+    multiprocessing.start_processes(meet, (str(tmp_path),), nprocs=3, start_method=method)
 
 
 def test_a_process_on_its_own_is_all_ranks():

@@ -220,6 +220,8 @@ def test_commands_are_parsed_as_written(line):
     if program == "bash":
         assert (ROOT / rest[0]).is_file()
         assert not set(flags(rest)) - known_flags("train")
+    elif program == "python" and rest[0] == "-c":
+        compile(rest[1], str(line.page), "exec")
     elif program == "python":
         sources = "".join(text_of(ROOT / name) for name in (rest[0], "benchmarks/measuring.py", "benchmarks/shapes.py"))
         assert (ROOT / rest[0]).is_file()

@@ -1,10 +1,11 @@
-"""Flags that commands share; each is declared once. Those of one command stand with it."""
+"""Flags that several commands share, each declared once; flags of a single command are in its module."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cosent.cli.sources import constant, table_names
 from cosent.data.formats import FORMATS, DataFormat
+from cosent.data.lines import MAX_TEXT_BYTES
 from cosent.data.readers import OnBadRows
 from cosent.errors import UserError
 from cosent.evaluation.threshold import THRESHOLD_METRICS, ThresholdMetric
@@ -21,19 +22,19 @@ else:  # these modules import torch or scipy
     NUM_RESAMPLES = constant("cosent.evaluation.bootstrap", "NUM_RESAMPLES")
     CudaGraphs = constant("cosent.kernels.graphs", "CudaGraphs")
     PoolingMode = Literal[table_names("cosent.model.pooling", "POOLING_MODES")]
-    DataFormatChoice = Literal[("auto", *FORMATS)]  # of which a type checker could make nothing
+    DataFormatChoice = Literal[("auto", *FORMATS)]  # a type checker cannot evaluate this
 
 
 @dataclass(kw_only=True)
 class TrustArguments:
-    """What a checkpoint may do."""
+    """Trust in a checkpoint's code."""
 
     trust_remote_code: bool = field(default=False, metadata={"help": "Allow code from the checkpoint to run."})
 
 
 @dataclass(kw_only=True)
 class CheckpointArguments(TrustArguments):
-    """Which encoder, as it is."""
+    """Which encoder to use."""
 
     model_name_or_path: str = field(
         metadata={"help": "Hub id, Hugging Face folder, or a checkpoint of cosent or sentence-transformers."}
@@ -49,14 +50,14 @@ class DeviceArguments:
 
 @dataclass(kw_only=True)
 class BatchArguments(DeviceArguments):
-    """Where to run, and in which portions."""
+    """Where to run, and the batch size."""
 
-    batch_size: int = field(default=64, metadata={"help": "Texts of 128 tokens in a batch."})
+    batch_size: int = field(default=64, metadata={"help": "Batch size in texts of 128 tokens."})
 
 
 @dataclass(kw_only=True)
 class ModelArguments(CheckpointArguments):
-    """Which encoder, and how it makes an embedding."""
+    """Which encoder to use, and how it makes an embedding."""
 
     _argument_group_name: ClassVar[str] = "model"
 
@@ -64,34 +65,34 @@ class ModelArguments(CheckpointArguments):
     tokenizer_name: str | None = field(default=None, metadata={"help": "Hub id or folder of another tokenizer."})
     revision: str | None = field(default=None, metadata={"help": "Revision of the hub repository."})
     pooling_mode: PoolingMode | None = field(
-        default=None, metadata={"help": "How tokens become an embedding. Default: as the checkpoint says, else mean."}
+        default=None, metadata={"help": "How tokens become an embedding. Default: the checkpoint's, else mean."}
     )
     max_length: int | None = field(
         default=None,
-        metadata={"help": "Tokens in a text at most. Default: as the checkpoint says, else the backbone's limit."},
+        metadata={"help": "Maximum number of tokens in a text. Default: the checkpoint's, else the backbone's limit."},
     )
     normalize_embeddings: bool | None = field(
         default=None,
-        metadata={"help": "Give embeddings unit length. Default: as the checkpoint says, else not."},
+        metadata={"help": "Scale embeddings to unit length. Default: the checkpoint's, else False."},
     )
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "transformers' name of an attention implementation: eager, sdpa, ..."}
+        default=None, metadata={"help": "Attention implementation of transformers: eager, sdpa, ..."}
     )
     packing: Literal["auto", "on", "off"] = field(
         default="auto",
-        metadata={"help": "Run texts through the backbone without padding. auto: where its architecture allows it."},
+        metadata={"help": "Run texts through the backbone without padding. auto: if its architecture allows it."},
     )
     cuda_graphs: CudaGraphs = field(
         default="auto",
         metadata={
-            "help": "Record what the encoder does on a GPU for a few sizes, and replay it. auto: where it can be."
+            "help": "Record the encoder's work on a GPU for a few batch sizes, and replay it. auto: if possible."
         },
     )
     dropout: float | None = field(
         default=None,
-        metadata={"help": "Rate of hidden and attention dropout in training. Default: as the checkpoint says."},
+        metadata={"help": "Rate of hidden and attention dropout in training. Default: the checkpoint's."},
     )
-    # Fine-tuning half-precision weights, in which many checkpoints are stored, loses small updates.
+    # Many checkpoints are stored in half precision, in which fine-tuning would lose small updates.
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = field(
         default="float32", metadata={"help": "Type of the weights; auto: as stored. --bf16 trains float32 weights."}
     )
@@ -104,19 +105,23 @@ class ReadingArguments:
     _argument_group_name: ClassVar[str] = "data"
     data_format: DataFormatChoice = field(
         default="auto",
-        metadata={"help": "What a row means. auto: what the loss learns from, or what its names and fields say."},
+        metadata={"help": "Format of the rows. auto: detect it from the loss, the column names and the fields."},
     )
     text_columns: str | None = field(
         default=None,
         metadata={"help": "The text columns, as name1,name2, or by position from 0 without a header: 1,2."},
     )
-    label_column: str | None = field(default=None, metadata={"help": "The label's column, by name or position."})
+    label_column: str | None = field(default=None, metadata={"help": "The label column, by name or position."})
     on_bad_rows: OnBadRows = field(
-        default="error", metadata={"help": "What to do about rows that cannot be used: error, or skip and count."}
+        default="error", metadata={"help": "What to do with unusable rows: error, or skip and count them."}
+    )
+    max_text_bytes: int = field(
+        default=MAX_TEXT_BYTES,
+        metadata={"help": "Maximum number of bytes in a line, a .csv row or a text; longer ones are bad rows."},
     )
     positive_label_min: float | None = field(
         default=None,
-        metadata={"help": "Graded labels from here on are a match, for thresholds and accuracy. 0/1 labels need none."},
+        metadata={"help": "The lowest graded label of a match, for thresholds and accuracy. 0/1 labels need none."},
     )
 
     @property
@@ -127,19 +132,20 @@ class ReadingArguments:
             "text_columns": names(self.text_columns),
             "label_column": self.label_column,
             "on_bad_rows": self.on_bad_rows,
+            "max_text_bytes": self.max_text_bytes,
         }
 
 
 @dataclass
 class EvaluationArguments(ReadingArguments):
-    """How to score what was read."""
+    """How to evaluate the data."""
 
     num_neighbors: int = field(
-        default=10, metadata={"help": "Nearest neighbours that vote on a text's class, in evaluation."}
+        default=10, metadata={"help": "Number of nearest neighbours that vote on a text's class."}
     )
     num_resamples: int = field(
         default=NUM_RESAMPLES,
-        metadata={"help": "Resamples of the bootstrap behind the 95%% intervals. 0: no intervals."},
+        metadata={"help": "Bootstrap resamples behind the 95%% intervals. 0: no intervals."},
     )
 
     def __post_init__(self) -> None:
@@ -155,13 +161,11 @@ class DecisionArguments:
     _argument_group_name: ClassVar[str] = "decision"
     threshold_metric: str | None = field(
         default=None,
-        metadata={"help": f"Pairs: what the stored threshold is best at: {THRESHOLD_METRICS}. Default: accuracy."},
+        metadata={"help": f"Pairs: criterion for the stored threshold: {THRESHOLD_METRICS}. Default: accuracy."},
     )
     calibration: CalibrationMethod = field(
         default="auto",
-        metadata={
-            "help": "How scores become probabilities. auto: isotonic where that is better and data large enough."
-        },
+        metadata={"help": "How scores become probabilities. auto: isotonic if it is better and the data large enough."},
     )
 
     def __post_init__(self) -> None:
@@ -171,41 +175,41 @@ class DecisionArguments:
 
 @dataclass(kw_only=True)
 class DataArguments(EvaluationArguments):
-    """Which data to train, choose and test on."""
+    """Which data to train, evaluate and test on."""
 
     train_data_path: str = field(
-        metadata={"help": "What to train on. docs/training.md says which data each loss wants."}
+        metadata={"help": "Training data. docs/training.md says which data each loss learns from."}
     )
     eval_data_path: str | None = field(
-        default=None, metadata={"help": "What chooses the best checkpoint and, for pairs, the threshold."}
+        default=None, metadata={"help": "Data that selects the best checkpoint and, for pairs, the threshold."}
     )
     eval_data_format: DataFormatChoice = field(
-        default="auto", metadata={"help": "What a row of the eval and test data means, as for --data_format."}
+        default="auto", metadata={"help": "Format of the eval and test data, as in --data_format."}
     )
     eval_text_columns: str | None = field(
         default=None,
-        metadata={"help": "As --text_columns, for eval and test data. Default: the same, if their format is given so."},
+        metadata={"help": "--text_columns of the eval and test data. Default: the same, if the format is the same."},
     )
     eval_label_column: str | None = field(
-        default=None, metadata={"help": "As --label_column, for eval and test data. Default: likewise."}
+        default=None, metadata={"help": "--label_column of the eval and test data. Default: as for its text columns."}
     )
     eval_fraction: float = field(
         default=0.1,
-        metadata={"help": "Without --eval_data_path: share of the training data to hold out, by text. 0: none."},
+        metadata={"help": "Share of the training data to hold out, by text, without --eval_data_path. 0: none."},
     )
     test_data_path: str | None = field(
-        default=None, metadata={"help": "Data that chooses nothing: scored before and after training."}
+        default=None, metadata={"help": "Data scored before and after training; it selects nothing."}
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on a random sample of this many examples, drawn with --seed."}
     )
     use_negatives: bool = field(
         default=False,
-        metadata={"help": "Pairs with infonce: the second text of a 0 row is a hard negative of its first text."},
+        metadata={"help": "Pairs with infonce: second texts of non-matching pairs are hard negatives of the first."},
     )
     knn_index: Literal["train", "eval"] = field(
         default="train",
-        metadata={"help": "Classes: look for neighbours in the training data, or in the evaluated data itself."},
+        metadata={"help": "Data with classes: search neighbours in the training data or the evaluated data itself."},
     )
 
     def __post_init__(self) -> None:
@@ -219,8 +223,8 @@ class DataArguments(EvaluationArguments):
         """The options of `read_records` for eval and test data.
 
         Args:
-            train_format: what the training data turned out to be. Columns that are declared for it hold for eval data
-                of the same format; sentences are mostly evaluated on other data.
+            train_format: the format of the training data. Columns declared for it also apply to eval data of the same
+                format, except for sentences, which are mostly evaluated on other data.
         """
         options = {**self.reading_options, "data_format": self.eval_data_format}
         same = self.eval_data_format == train_format or self.eval_data_format == "auto" and train_format != "sentences"
@@ -231,5 +235,5 @@ class DataArguments(EvaluationArguments):
 
 
 def names(columns: str | None) -> tuple[str, ...] | None:
-    """Column names that a flag gives, separated by commas."""
+    """Split a flag's column names at commas."""
     return tuple(name.strip() for name in columns.split(",")) if columns else None

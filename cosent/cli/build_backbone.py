@@ -1,9 +1,9 @@
-"""Build a small BERT with a vocabulary of its own, from scratch: for tests, for trying a language out.
+"""Build a small BERT with its own vocabulary from scratch, for tests or for trying out a language.
 
     cosent build-backbone --corpus questions.tsv --output_dir models/tiny-bert
 
-Its weights are random: it knows nothing until it is trained. Chinese characters are words of their own, other scripts
-are cut into word pieces learnt from the corpus.
+The weights are random until you train them. Each Chinese character is a token; other scripts are cut into word pieces
+learnt from the corpus.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,19 +17,19 @@ from cosent.errors import DataError, UserError
 
 @dataclass
 class BackboneArguments:
-    """What to learn the vocabulary from, and how large the encoder is."""
+    """The corpus of the vocabulary and the size of the encoder."""
 
     corpus: list[str] = field(
-        metadata={"help": "Text files, UTF-8. Every tab-separated field that is no number is a text."}
+        metadata={"help": "UTF-8 text files. Every tab-separated field that is not a number is a text."}
     )
-    output_dir: str = field(metadata={"help": "Where the backbone goes."})
-    vocab_size: int = field(default=8000, metadata={"help": "Entries in the vocabulary at most."})
+    output_dir: str = field(metadata={"help": "Folder for the backbone."})
+    vocab_size: int = field(default=8000, metadata={"help": "Maximum size of the vocabulary."})
     hidden_size: int = field(default=256, metadata={"help": "Width of a token's state."})
-    num_hidden_layers: int = field(default=4, metadata={"help": "Layers."})
-    num_attention_heads: int = field(default=4, metadata={"help": "Attention heads a layer."})
-    intermediate_size: int = field(default=1024, metadata={"help": "Width between a layer's two linear maps."})
-    max_position_embeddings: int = field(default=512, metadata={"help": "Tokens in a text at most."})
-    seed: int = field(default=42, metadata={"help": "Of the random weights."})
+    num_hidden_layers: int = field(default=4, metadata={"help": "Number of layers."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Attention heads per layer."})
+    intermediate_size: int = field(default=1024, metadata={"help": "Width of the feed-forward layers."})
+    max_position_embeddings: int = field(default=512, metadata={"help": "Maximum number of tokens in a text."})
+    seed: int = field(default=42, metadata={"help": "Seed of the random weights."})
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -37,7 +37,7 @@ class BackboneArguments:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Learn the vocabulary, draw the weights, save both."""
+    """Learn the vocabulary, initialise the weights, and save both."""
     parser = FlagParser("build-backbone", [BackboneArguments], description="Build a small BERT, untrained.")
     (args,) = parser.fill_from(arguments)
     for path in args.corpus:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def build(args: BackboneArguments) -> None:
-    """Learn the vocabulary, draw the weights, save both."""
+    """Learn the vocabulary, initialise the weights, and save both."""
     import transformers
     from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -74,7 +74,7 @@ def build(args: BackboneArguments) -> None:
 
 
 def texts(paths: Sequence[str]) -> Iterator[str]:
-    """The texts of the corpus files."""
+    """Yield the texts of the corpus files."""
     for path in paths:
         with open(path, encoding="utf-8") as file:
             try:
@@ -85,7 +85,7 @@ def texts(paths: Sequence[str]) -> Iterator[str]:
 
 
 def is_number(text: str) -> bool:
-    """Whether a field is a label rather than a text."""
+    """Tell whether a field is a label rather than a text."""
     try:
         float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Choose a model's threshold anew, and fit its probabilities, on labelled pairs: no training."""
+"""Choose a new threshold and fit the probabilities of a model on labelled pairs, without training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from cosent import SentenceBert
     from cosent.evaluation.evaluators import Evaluation
     from cosent.evaluation.scored import ScoredPairs
-    from cosent.model.checkpoint import Decision
+    from cosent.model.decision import Decision
 
 
 @dataclass(kw_only=True)
 class CalibrateArguments(ReadingArguments, CheckpointArguments, BatchArguments):
-    """What to calibrate, and on what."""
+    """Options of `cosent calibrate`."""
 
     data_path: str = field(
-        metadata={"help": "Labelled pairs, such as the model will meet, not those it was trained on."}
+        metadata={"help": "Labelled pairs like those that the model will be used on, not its training data."}
     )
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Check what is given, then calibrate."""
+    """Check the arguments, then calibrate."""
     parser = FlagParser(
         "calibrate",
         [CalibrateArguments, DecisionArguments],
-        description="Choose the threshold of a model's folder anew, and fit its probabilities; nothing else changes.",
+        description="Choose a new threshold for a model folder and fit its probabilities; nothing else changes.",
     )
     args, decision_args = parser.fill_from(arguments)
     if Path(args.model_name_or_path).is_symlink():
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def calibrate(args: CalibrateArguments, decision_args: DecisionArguments) -> None:
-    """Score, choose, say what changes, store."""
+    """Score the pairs, choose a threshold, report the change, and store it."""
     from cosent import SentenceBert
     from cosent.evaluation.decide import decide, describe_decision
     from cosent.evaluation.degeneracy import warnings_of
@@ -73,7 +73,7 @@ def calibrate(args: CalibrateArguments, decision_args: DecisionArguments) -> Non
 
 
 def score(model: "SentenceBert", args: CalibrateArguments) -> "tuple[Evaluation, ScoredPairs]":
-    """What the model says of the labelled pairs."""
+    """Score the labelled pairs."""
     from cosent import EvaluationOptions, evaluate, load_data
 
     data = load_data(args.data_path, model, **args.reading_options | {"data_format": "pairs"})
@@ -88,7 +88,7 @@ def score(model: "SentenceBert", args: CalibrateArguments) -> "tuple[Evaluation,
 
 
 def report(pairs: "ScoredPairs", stored: "Decision | None", chosen: "Decision") -> None:
-    """Print how good each decision is on these pairs."""
+    """Print the metrics of the old and the new decision on these pairs."""
     from cosent.evaluation.metrics import calibration_errors, decision
 
     assert pairs.matches is not None
@@ -98,7 +98,7 @@ def report(pairs: "ScoredPairs", stored: "Decision | None", chosen: "Decision") 
             print(f"  {name}: nothing")
             continue
         metrics = decision(pairs.scores, pairs.matches, choice.threshold)
-        if choice is not chosen and choice.calibration is not None:  # a curve's error on its own pairs says little
+        if choice is not chosen and choice.calibration is not None:  # the error of a curve on its own pairs says little
             metrics |= calibration_errors(choice.calibration(pairs.scores), pairs.matches)
         shown = "   ".join(f"{key} {value:.4f}" for key, value in metrics.items() if key != "threshold")
         curve = f", probabilities by {choice.calibration.method}" if choice.calibration else ", no probabilities"

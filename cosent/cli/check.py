@@ -1,6 +1,7 @@
-"""Look for what is wrong with data before training on it: cosent check train.tsv dev.tsv test.tsv."""
+"""Check data for problems before training: cosent check train.tsv dev.tsv test.tsv."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -22,29 +23,29 @@ SPLIT_NAMES = ("train", "dev", "test")
 
 @dataclass
 class CheckArguments(ReadingArguments):
-    """What to look at, and what to write."""
+    """Options of `cosent check`."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Count lengths in this model's tokens, too, and what it would cut off."}
+        default=None, metadata={"help": "Also count this model's tokens, and the texts that it would truncate."}
     )
-    max_length: int | None = field(default=None, metadata={"help": "Tokens in a text at most. Default: the model's."})
+    max_length: int | None = field(default=None, metadata={"help": "Most tokens in a text. Default: the model's."})
     write_split: str | None = field(
         default=None,
-        metadata={"help": "A folder for train.tsv, dev.tsv and test.tsv, dealt anew such that they share no text."},
+        metadata={"help": "A folder for train.tsv, dev.tsv and test.tsv, split anew so that they share no text."},
     )
     fractions: list[float] = field(
         default_factory=lambda: [0.1, 0.1], metadata={"help": "Shares of dev and test for --write_split."}
     )
-    seed: int = field(default=42, metadata={"help": "Of --write_split."})
-    output_path: str | None = field(default=None, metadata={"help": "Where findings go, as JSON. Default: nowhere."})
+    seed: int = field(default=42, metadata={"help": "Seed of --write_split."})
+    output_path: str | None = field(default=None, metadata={"help": "JSON file for the findings. Default: none."})
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read, check each file and all pairs of files, print, write."""
+    """Read the files, check each file and each pair of files, print and write the findings."""
     parser = FlagParser(
         "check",
         [CheckArguments],
-        description="Look for what is wrong with data: repetitions, contradictions, leaks, damaged texts.",
+        description="Check data for problems: repetitions, contradictions, leaks, damaged texts.",
         positional=Positional("paths", "Data files: what is trained on comes first."),
     )
     given = parser.parse(arguments)
@@ -57,13 +58,25 @@ def main(arguments: Sequence[str]) -> None:
     found = find(splits, model, args.positive_label_min)
     if args.output_path:
         content = {name: [asdict(finding) for finding in findings] for name, findings in found.items()}
-        write_json(Path(args.output_path), content)
+        with writing(args.output_path):
+            Path(args.output_path).parent.mkdir(parents=True, exist_ok=True)
+            write_json(Path(args.output_path), content)
     if args.write_split:
-        write_split(splits, Path(args.write_split), args)
+        with writing(args.write_split):
+            write_split(splits, Path(args.write_split), args)
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turn a write error into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def load_model(name: str, max_length: int | None) -> "SentenceBert":
-    """The model whose tokens are counted."""
+    """Load the model whose tokens are counted."""
     from cosent import SentenceBert
 
     hush_libraries()
@@ -73,7 +86,7 @@ def load_model(name: str, max_length: int | None) -> "SentenceBert":
 def find(
     splits: Sequence["Split"], model: "SentenceBert | None", positive_label_min: float | None
 ) -> dict[str, list["Finding"]]:
-    """Check each file and all pairs of files, and print what is found."""
+    """Check each file and each pair of files, and print the findings."""
     from cosent.data.lint import check_leaks, check_split
 
     found: dict[str, list[Finding]] = {}
@@ -92,7 +105,7 @@ def find(
 
 
 def read(paths: Sequence[str], args: CheckArguments) -> list["Split"]:
-    """The files' examples; of two columns without names, the first file says what they are."""
+    """Read the examples of all files; the first file decides the meaning of two columns without names."""
     from cosent.data.layouts import Columns
     from cosent.data.lint import Split
     from cosent.data.readers import ExampleReader
@@ -100,15 +113,16 @@ def read(paths: Sequence[str], args: CheckArguments) -> list["Split"]:
     options = args.reading_options
     splits: list[Split] = []
     for path in paths:
-        # as in train.py: of two columns without names, others are not to be guessed
+        # as in train.py: other formats of two columns without names are not guessed
         likely = splits[0].data_format if splits and splits[0].data_format in ("classes", "triplets") else None
         columns = Columns(options["data_format"], options["text_columns"], options["label_column"], likely)
-        splits.append(Split.read(ExampleReader(path, columns, on_bad_rows=options["on_bad_rows"])))
+        limits = {name: options[name] for name in ("on_bad_rows", "max_text_bytes")}
+        splits.append(Split.read(ExampleReader(path, columns, **limits)))
     return splits
 
 
 def about(split: "Split", model: "SentenceBert | None") -> list[str]:
-    """What a file holds, good or bad: labels and lengths."""
+    """Describe a file's labels and lengths."""
     from cosent.data.lint import quantiles
 
     texts = list(dict.fromkeys(text for example in split.examples for text in example.texts))
@@ -121,7 +135,7 @@ def about(split: "Split", model: "SentenceBert | None") -> list[str]:
 
 
 def about_labels(split: "Split") -> str:
-    """The labels that there are: few are counted, many summed up."""
+    """Describe the labels: count a few, summarise many."""
     import numpy as np
 
     values, counts = np.unique(split.labels, return_counts=True)
@@ -136,7 +150,7 @@ def about_labels(split: "Split") -> str:
 
 
 def about_tokens(texts: list[str], model: "SentenceBert") -> str:
-    """What the model's tokenizer makes of texts."""
+    """Describe the lengths of texts in the model's tokens."""
     import numpy as np
 
     from cosent.data.lint import quantiles
@@ -162,7 +176,7 @@ def show(findings: Sequence["Finding"]) -> None:
 
 
 def check_split_arguments(args: CheckArguments) -> None:
-    """Refuse shares that leave nothing to train on, and files that are there already."""
+    """Refuse shares that leave no training data, and existing files."""
     if len(args.fractions) != 2 or min(args.fractions) < 0 or sum(args.fractions) >= 1:
         raise UserError(f"--fractions are the shares of dev and test, below 1 together; got {args.fractions}")
     for name in SPLIT_NAMES:
@@ -171,7 +185,7 @@ def check_split_arguments(args: CheckArguments) -> None:
 
 
 def write_split(splits: Sequence["Split"], folder: Path, args: CheckArguments) -> None:
-    """Deal all examples anew into files that share no text, not even one that differs in case or punctuation."""
+    """Split all examples into files that share no text, not even one that differs only in case or punctuation."""
     import numpy as np
 
     from cosent.data.lint import normalized

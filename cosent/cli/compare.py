@@ -11,18 +11,18 @@ from cosent.errors import UserError
 
 @dataclass(kw_only=True)
 class CompareArguments(EvaluationArguments, TrustArguments, BatchArguments):
-    """On what to compare, and where results go."""
+    """Options of `cosent compare`."""
 
     test_data_path: str = field(metadata={"help": "Labelled pairs that neither model was trained on."})
     output_dir: str | None = field(
         default=None,
-        metadata={"help": "Where comparison.json and disagreements.tsv go. Default: output/compare-<A>-<B>-<data>."},
+        metadata={"help": "Folder for comparison.json and disagreements.tsv. Default: output/compare-<A>-<B>-<data>."},
     )
-    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Check what is given, then compare."""
+    """Check the arguments, then compare."""
     parser = FlagParser(
         "compare",
         [CompareArguments],

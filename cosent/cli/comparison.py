@@ -1,4 +1,4 @@
-"""What `cosent compare` does: scores the same pairs with two models, prints and writes how they differ."""
+"""The run of `cosent compare`: score the same pairs with two models, print and write the differences."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ SHOWN_PAIRS = 5
 
 
 def compare(first_name: str, second_name: str, args: CompareArguments) -> None:
-    """Score with both, compare, print, write."""
+    """Score the pairs with both models, compare, print and write the results."""
     records = read_records(args.test_data_path, **args.reading_options | {"data_format": "pairs"})
     if args.positive_label_min is None:
         args.positive_label_min = common_minimum([first_name, second_name])
@@ -52,7 +52,7 @@ def compare(first_name: str, second_name: str, args: CompareArguments) -> None:
 
 
 def default_folder(*paths: str) -> str:
-    """Where results go when nobody says: named after the models and the data."""
+    """Return the default folder for results, named after the models and the data."""
     return f"output/compare-{'-'.join(Path(path).absolute().name for path in paths)}"
 
 
@@ -72,7 +72,7 @@ def report_disagreements(
 
 
 def common_minimum(names: list[str]) -> float | None:
-    """The label from which on a pair matches, as the models store it: both are measured by one truth."""
+    """Return the lowest label of a match that the models store; both are measured by the same truth."""
     decisions = [read_settings(name).decision for name in names]
     stored = {decision.positive_label_min for decision in decisions if decision is not None}
     if len(stored) > 1:
@@ -86,7 +86,7 @@ def common_minimum(names: list[str]) -> float | None:
 
 
 def scored(name: str, records: Records, args: CompareArguments) -> ScoredPairs:
-    """What a model says of the pairs, decided by its own threshold."""
+    """Score the pairs with a model, and decide them by its own threshold."""
     model = SentenceBert(name, trust_remote_code=args.trust_remote_code, device=choose_device(args.device))
     decision = model.settings.decision
     options = EvaluationOptions(
@@ -98,12 +98,12 @@ def scored(name: str, records: Records, args: CompareArguments) -> ScoredPairs:
     )
     pairs = evaluate(model, records.tokenize(model), options).pairs
     assert pairs is not None  # as these are pairs
-    # two tokenizers may take different texts for equal: what hangs together is told by the texts themselves
+    # tokenizers may treat different texts as equal, so clusters are computed from the texts themselves
     return replace(pairs, clusters=component_of_examples(list(records.texts)))
 
 
 def report(differences: dict[str, Difference], test: McNemar | None) -> None:
-    """Print both models' metrics, and how far apart they are."""
+    """Print both models' metrics and their differences."""
     print(f"{'':20}{'A':>8}{'B':>10}{'B - A':>10}   {CONFIDENCE:.0%} interval        p")
     for name, difference in differences.items():
         values = f"{difference.first:8.4f}{difference.second:10.4f}{difference.value:+10.4f}"
@@ -135,7 +135,7 @@ def write(folder: Path, about: dict[str, object], differences: dict[str, Differe
 def write_disagreements(
     path: Path, records: Records, first: ScoredPairs, second: ScoredPairs, order: NDArray[np.int64]
 ) -> None:
-    """Write all pairs, those first that the models rank most differently."""
+    """Write all pairs, those that the models rank most differently first."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         print(tsv_line("text1", "text2", "label", "score_a", "score_b", "decision_a", "decision_b"), file=file)
         for number in order:

@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class EncodeArguments(DeviceArguments):
-    """Which texts, where to, and on what."""
+    """Input and output of `cosent encode`."""
 
     input_path: str = field(
         metadata={"help": "File of texts: TSV, CSV, JSON lines or Parquet; .gz may follow. -: standard input."}
     )
     output_path: str = field(
         metadata={
-            "help": "Where embeddings go: .npy for an array, .parquet for a table with the texts. -: an array, to "
+            "help": "File for the embeddings: .npy for an array, .parquet for a table with the texts. -: an array on "
             "standard output."
         }
     )
     input_format: InputFormat | None = field(
-        default=None, metadata={"help": "Of standard input. Default: tsv, which may be a text a line."}
+        default=None, metadata={"help": "Format of standard input. Default: tsv, which may be one text per line."}
     )
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Check what is given, then embed; under torchrun, every rank its share."""
+    """Check the arguments, then embed; under torchrun, each rank embeds its share."""
     parser = FlagParser(
         "encode",
         [ModelArguments, EncodeArguments, mirror("cosent.inference.embeddings", "EncodingOptions")],
-        description="Embed a file's texts, a row each, in the file's order; a run that was killed goes on.",
+        description="Embed a file's texts, one row each, in the file's order; a killed run can be continued.",
     )
     model_args, args, options = parser.fill_from(arguments)
     check_streams(args.input_path, args.output_path, args.input_format)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def encode(model_args: ModelArguments, args: EncodeArguments, options: dict[str, Any], paths: StreamedPaths) -> None:
-    """Embed this rank's share; the first rank says what was done."""
+    """Embed this rank's share; the first rank prints the result."""
     import torch
 
     from cosent import SentenceBert
@@ -76,7 +76,7 @@ def encode(model_args: ModelArguments, args: EncodeArguments, options: dict[str,
 
 
 def report(path: str, result: "EncodedFile") -> None:
-    """Print what was done, and where it is."""
+    """Print what was embedded, and where the output is."""
     shape = f"{result.shape[0]:,} rows of {result.shape[1]} dimensions"
     if result.was_complete:
         print(f"{path} is complete: {shape}. Nothing to do; --overwrite_output True makes it anew.")

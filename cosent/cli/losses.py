@@ -1,4 +1,4 @@
-"""Flags of losses, read from the losses themselves: their names, and the options that each of them has."""
+"""The flags of losses: their names and options, read from the source of the losses."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     LossName = str
 else:
-    LossName = Literal[tuple(LOSSES)]  # of which a type checker could make nothing
+    LossName = Literal[tuple(LOSSES)]  # a type checker cannot evaluate this
 
 
 def formats_of(name: str) -> tuple[DataFormat, ...]:
-    """The formats of data that a loss of `LOSSES` learns from."""
+    """Return the data formats that a loss of `LOSSES` learns from."""
     module, _, class_name = LOSSES[name].partition(":")
     formats: tuple[DataFormat, ...] = attribute(module, class_name, "data_formats")
     return formats
@@ -31,12 +31,12 @@ _NAMES = ", ".join(f"{name} ({', '.join(formats_of(name))})" for name in LOSSES)
 
 @dataclass
 class LossChoice:
-    """What to minimise."""
+    """Which loss to minimise."""
 
     _argument_group_name: ClassVar[str] = "loss"
     loss: LossName = field(
         default="cosent",
-        metadata={"help": f"What to minimise, with the data that it learns from: {_NAMES}. docs/training.md has more."},
+        metadata={"help": f"The loss, with the data that it learns from: {_NAMES}. docs/training.md explains them."},
     )
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class LossChoice:
                 raise UserError(f"--scale must be above 0, got {value}")
 
     def build(self) -> "Loss":
-        """The loss itself."""
+        """Build the loss."""
         given = {option.name: getattr(self, option.name) for option in _OPTIONS[self.loss]}
         try:
             loss: Loss = loss_class(self.loss)(**{name: value for name, value in given.items() if value is not None})
@@ -59,7 +59,7 @@ class LossChoice:
 
 
 def _flags() -> list[tuple[str, object, object]]:
-    """The fields of all losses' options; losses share a flag where they share the name of an option."""
+    """Make the fields of all losses' options; options with the same name share a flag."""
     found: dict[str, dict[str, Parameter]] = defaultdict(dict)
     for loss, options in _OPTIONS.items():
         for option in options:

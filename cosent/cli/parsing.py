@@ -1,4 +1,4 @@
-"""Flags or a config file in, filled dataclasses out; what is wrong with a flag is said in a line or two, at once."""
+"""Parses flags or a config file into dataclasses; mistakes in flags are reported at once, in a line or two."""
 
 import argparse
 import difflib
@@ -18,9 +18,11 @@ from cosent.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
+    from transformers.hf_argparser import string_to_bool as _string_to_bool
 else:
-    # the same parser, from its file alone, without the seconds that transformers takes to import
-    HfArgumentParser = executed("transformers", "hf_argparser.py").HfArgumentParser
+    # the same parser, loaded from its file alone, because importing transformers takes seconds
+    _theirs = executed("transformers", "hf_argparser.py")
+    HfArgumentParser, _string_to_bool = _theirs.HfArgumentParser, _theirs.string_to_bool
 
 _REQUIRED = "the following arguments are required: "  # argparse's words
 
@@ -28,11 +30,11 @@ CONFIG_FILES = (".json", ".yaml", ".yml")
 
 
 class UsageError(Exception):
-    """A command or a flag that does not exist, lacks or has a wrong value; exit status 2, as argparse has it."""
+    """An unknown command or flag, or a missing or wrong value; exit status 2, as with argparse."""
 
 
 class Positional(NamedTuple):
-    """Arguments without a flag: their name, help, and how many there may be, in argparse's words."""
+    """Positional arguments: their name, help, and number in argparse's notation."""
 
     name: str
     help: str
@@ -40,15 +42,15 @@ class Positional(NamedTuple):
 
 
 class FlagParser(HfArgumentParser):
-    """Flags of dataclasses, as transformers parses them, with short answers to mistakes.
+    """Parses the flags of dataclasses as transformers does, with short error messages.
 
     Args:
         command: the command's name.
-        dataclasses: what there is to fill.
+        dataclasses: the dataclasses to fill.
         description: what the command does, in a sentence.
-        positional: arguments without a flag, if there are any.
-        stands_for: flags that need not be given where there are such arguments.
-        epilog: what the help ends with.
+        positional: the positional arguments, if any.
+        stands_for: flags that are not required if positional arguments are given.
+        epilog: the text at the end of the help.
     """
 
     def __init__(
@@ -69,17 +71,20 @@ class FlagParser(HfArgumentParser):
             description=description,
             epilog=epilog,
             formatter_class=_HelpFormatter,
-            allow_abbrev=False,  # the sample job looks for whole names
+            allow_abbrev=False,  # the sample job looks for full names
         )
         if positional is not None:
             self.add_argument(positional.name, nargs=positional.number, help=positional.help)
+        for action in self._actions:
+            if action.type is _string_to_bool:
+                action.type = string_to_bool
         self._positional = positional
         self._stand_ins = [action for action in self._actions if action.dest in stands_for]
         for action in self._stand_ins:
             action.required = False
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """The flags' values; a flag that does not exist comes before one that is missing, as it may be the same."""
+        """Parse flags; unknown flags are reported before missing ones, as they may be misspellings of them."""
         self.refuse_unknown(arguments)
         speak_of(action.dest for action in self._actions if action.option_strings)
         found, rest = self.parse_known_args(arguments)
@@ -92,17 +97,17 @@ class FlagParser(HfArgumentParser):
         return found
 
     def refuse_unknown(self, arguments: Sequence[str]) -> None:
-        """Raise an error if there is no such flag, which says what was meant."""
+        """Raise an error for an unknown flag, and suggest the one that was probably meant."""
         for name in flag_names(arguments):
             if name not in self._option_string_actions:
                 raise UsageError(f"{self.prog} has no flag {name}{self._meant(name)}{self._hint()}")
 
     def fill_from(self, arguments: Sequence[str]) -> tuple[Any, ...]:
-        """The dataclasses with the flags' values; a config file may come first and stand for flags of its own."""
+        """Fill the dataclasses from flags; a config file may come first and stands for its own flags."""
         return self.fill(self.parse(with_config_file(arguments)))
 
     def fill(self, found: argparse.Namespace) -> tuple[Any, ...]:
-        """The dataclasses with these values."""
+        """Fill the dataclasses with parsed values."""
         return tuple(
             kind(**{option.name: getattr(found, option.name) for option in fields(kind) if option.init})
             for kind in self.dataclass_types
@@ -110,7 +115,7 @@ class FlagParser(HfArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Say what argparse found, without the usage of a hundred flags."""
+        """Report argparse's error without the usage of a hundred flags."""
         message = re.sub(r"(--\w+)/--[\w-]+", r"\1", message)  # a flag's second spelling
         needs = message.removeprefix(_REQUIRED)
         if needs != message:
@@ -134,7 +139,7 @@ class FlagParser(HfArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults, where there are any, and each flag in one spelling: --max-length is --max_length."""
+    """Shows defaults, if any, and each flag in one spelling: --max_length, not also --max-length."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if len(action.option_strings) < 2 or action.dest == "help":
@@ -150,16 +155,38 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def with_config_file(arguments: Sequence[str]) -> list[str]:
-    """Flags, with those of a config file in its place at their beginning."""
+    """Replace a config file at the beginning of the arguments by its flags."""
     if arguments and arguments[0].endswith(CONFIG_FILES):
         return [*flags_of(arguments[0]), *arguments[1:]]
     return list(arguments)
 
 
+_WORDS = {"on": True, "yes": True, "off": False, "no": False}
+
+
+def string_to_bool(value: str) -> bool:
+    """Parse the value of a boolean flag, in any of YAML's spellings."""
+    truth = _WORDS.get(value.lower())
+    return _string_to_bool(value) if truth is None else truth
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads only YAML 1.2's booleans, true and false, so that `eval_strategy: no` and `packing: on` stay words."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_TRUTHS = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _TRUTHS, list("tTfF"))
+
+
 def flags_of(path: str) -> list[str]:
-    """A config file's settings as flags, so that they mean the same: YAML alone would read 2e-5 as a text."""
+    """Turn a config file's settings into flags, so that both parse alike: YAML itself would read 2e-5 as a string."""
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML, too
+        settings = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506  # JSON is YAML, too
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as settings: {error}") from error
     if not isinstance(settings, dict):
@@ -168,13 +195,15 @@ def flags_of(path: str) -> list[str]:
     for name, value in settings.items():
         if isinstance(value, list):
             flags += [f"--{name}", *map(str, value)]
+        elif isinstance(value, str) and value.lower() in _WORDS:
+            flags.append(f"--{name}={value.lower()}")
         elif value is not None:
             flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
     return flags
 
 
 def flag_names(arguments: Iterable[str]) -> list[str]:
-    """The names of the flags among arguments, without values; none behind a `--` of its own."""
+    """List the names of the flags among arguments, without values, up to a separate `--`."""
     names = []
     for argument in arguments:
         if argument == "--":
@@ -184,8 +213,18 @@ def flag_names(arguments: Iterable[str]) -> list[str]:
     return names
 
 
+def flag_values(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the first value of each flag among the arguments; "" if a flag has none."""
+    found = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
+        if argument.startswith("--"):
+            name, separator, value = argument.partition("=")
+            found.append((name, value if separator or following.startswith("--") else following))
+    return found
+
+
 def each_flag_once(arguments: Sequence[str]) -> list[str]:
-    """The same arguments without those that a later one of the same flag replaces."""
+    """Drop flags that a later occurrence of the same flag replaces."""
     first: list[str] = []
     by_flag: dict[str, list[str]] = {}
     current = first
@@ -199,14 +238,14 @@ def each_flag_once(arguments: Sequence[str]) -> list[str]:
 
 
 def likely_name(name: str, known: Iterable[str]) -> str | None:
-    """The name that somebody meant: the only one that begins so, else the most similar one."""
+    """Guess the name that was meant: the only one with this prefix, else the most similar one."""
     known = list(known)
     begun = [candidate for candidate in known if candidate.startswith(name)]
     return begun[0] if len(begun) == 1 else next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 
 def require_files(*paths: str | None) -> None:
-    """Refuse data files that are missing or of an unknown kind, before anything slow begins."""
+    """Refuse missing data files and unknown file types before anything slow begins."""
     for path in paths:
         if path:
             open_rows(Path(path))

@@ -9,6 +9,7 @@ from cosent.cli.parsing import FlagParser, Positional, UsageError
 from cosent.cli.running import choose_device, hush_libraries
 from cosent.cli.standard_streams import STREAM, InputFormat, StreamedPaths, check_streams, output_name, streamed
 from cosent.data.layouts import Columns
+from cosent.data.lines import MAX_TEXT_BYTES
 from cosent.data.readers import ExampleReader, OnBadRows
 from cosent.errors import UserError
 from cosent.inference.predictions import check_output, score_file
@@ -22,7 +23,7 @@ _NO_CALIBRATION = "The model stores no calibration, so there are no probabilitie
 
 @dataclass(kw_only=True)
 class PredictArguments(BatchArguments):
-    """What to score, and where scores go."""
+    """Input and output of `cosent predict`."""
 
     input_path: str = field(
         metadata={
@@ -31,22 +32,26 @@ class PredictArguments(BatchArguments):
     )
     output_path: str = field(
         metadata={
-            "help": "Where scores go: .tsv, .csv or .jsonl, in the input's order. -: tab-separated, to standard output."
+            "help": "File for the scores, in input order: .tsv, .csv or .jsonl. -: tab-separated on standard output."
         }
     )
-    input_format: InputFormat | None = field(default=None, metadata={"help": "Of standard input. Default: tsv."})
+    input_format: InputFormat | None = field(default=None, metadata={"help": "Format of standard input. Default: tsv."})
     text_columns: str | None = field(
         default=None,
         metadata={"help": "The text columns, as name1,name2, or by position from 0 without a header: 0,1."},
     )
     label_column: str | None = field(
-        default=None, metadata={"help": "The label's column, likewise; it is only written beside the scores."}
+        default=None, metadata={"help": "The label column, by name or position; it is only written beside the scores."}
     )
     on_bad_rows: OnBadRows = field(
-        default="error", metadata={"help": "What to do about rows that cannot be used: error, or skip and count."}
+        default="error", metadata={"help": "What to do with unusable rows: error, or skip and count them."}
+    )
+    max_text_bytes: int = field(
+        default=MAX_TEXT_BYTES,
+        metadata={"help": "Maximum number of bytes in a line, a .csv row or a text; longer ones are bad rows."},
     )
     threshold: float | None = field(
-        default=None, metadata={"help": "A pair matches from this cosine on. Default: the one stored with the model."}
+        default=None, metadata={"help": "The lowest cosine of a match. Default: the one stored with the model."}
     )
 
     def __post_init__(self) -> None:
@@ -55,11 +60,11 @@ class PredictArguments(BatchArguments):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Check what is given, then score a file or one pair."""
+    """Check the arguments, then score a file or one pair."""
     parser = FlagParser(
         "predict",
         [ModelArguments, PredictArguments],
-        description="Score pairs, and decide which match: of a file, or one pair that is given: RUN TEXT TEXT.",
+        description="Score pairs and decide which match: those of a file, or a single pair, RUN TEXT TEXT.",
         positional=Positional("pair", "A model and two texts, in the place of a model and files given by flags.", "*"),
         stands_for=("model_name_or_path", "input_path", "output_path"),
     )
@@ -76,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def predict_paths(model_args: ModelArguments, args: PredictArguments) -> None:
-    """Check the paths, and score what is there; each may be a standard stream."""
+    """Check the paths, each of which may be a standard stream, and score the pairs."""
     check_streams(args.input_path, args.output_path, args.input_format)
     if args.output_path != STREAM:
         check_output(args.output_path)
@@ -86,14 +91,14 @@ def predict_paths(model_args: ModelArguments, args: PredictArguments) -> None:
 
 
 def load(model_args: ModelArguments, args: PredictArguments) -> "SentenceBert":
-    """The model, where it shall run."""
+    """Load the model onto its device."""
     from cosent import SentenceBert
 
     return SentenceBert(**vars(model_args), device=choose_device(args.device))
 
 
 def predict_pair(model_args: ModelArguments, args: PredictArguments, first: str, second: str) -> None:
-    """Print what the model says of two texts, a value a line."""
+    """Print the score, probability and decision of two texts, one per line."""
     model = load(model_args, args)
     found = model.predict([(first, second)], threshold=args.threshold)
     print(f"score\t{found.scores[0]:.6f}")
@@ -102,9 +107,9 @@ def predict_pair(model_args: ModelArguments, args: PredictArguments, first: str,
 
 
 def predict_file(model_args: ModelArguments, args: PredictArguments, paths: StreamedPaths) -> None:
-    """Load, score, say where scores are."""
+    """Load the model, score the file, and print where the scores are."""
     columns = Columns("pairs", names(args.text_columns), args.label_column, needs_label=False)
-    reader = ExampleReader(paths.input, columns, on_bad_rows=args.on_bad_rows)
+    reader = ExampleReader(paths.input, columns, on_bad_rows=args.on_bad_rows, max_text_bytes=args.max_text_bytes)
     model = load(model_args, args)
     number = score_file(
         model,

@@ -1,4 +1,4 @@
-"""The sample job: the package's data, the backbone that it is for, and the settings that suit them."""
+"""The sample job: the bundled data and backbone, with settings that suit them."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -34,9 +34,9 @@ _BY_FORMAT = {
 
 
 def with_sample(arguments: Sequence[str]) -> list[str]:
-    """Arguments of `train`, with the sample job's in front for the model or the training data that they lack.
+    """Prepend the sample job's model and training data to the arguments of `train` if they are not given.
 
-    A config file says everything itself. The sample's own settings do not apply to other data.
+    A config file gets nothing prepended. The sample job's other settings only apply to its own data.
     """
     if arguments and arguments[0].endswith(CONFIG_FILES):
         return list(arguments)
@@ -46,24 +46,24 @@ def with_sample(arguments: Sequence[str]) -> list[str]:
         flags += ["--model_name_or_path", bundled_backbone()]
     if "train_data_path" not in named:
         loss = _value(arguments, "loss")
-        formats = formats_of(loss) if loss in LOSSES else ()  # else the parser will say that there is no such loss
+        formats = formats_of(loss) if loss in LOSSES else ()  # otherwise the parser reports the unknown loss
         settings = next((_BY_FORMAT[name] for name in formats if name in _BY_FORMAT), _PAIRS)
         flags += [sample_path(item) if Path(item).suffix in (".txt", ".tsv") else item for item in settings]
     return [*flags, *arguments]
 
 
 def sample_path(name: str) -> str:
-    """Where a file of the sample data is: relative to the working folder where it is below, as in the repository."""
+    """Return the path of a sample data file, relative to the working folder if it is below it."""
     return _shown((_PACKAGE / "sample_data").resolve() / name)
 
 
 def bundled_backbone() -> str:
-    """The folder of the backbone that the sample job fine-tunes.
+    """Return the folder of the backbone that the sample job fine-tunes.
 
     Raises:
         UserError: if it is not installed.
     """
-    link = _PACKAGE.parent / "models" / "all-MiniLM-L6-v2"  # which scripts/setup.sh makes
+    link = _PACKAGE.parent / "models" / "all-MiniLM-L6-v2"  # made by scripts/setup.sh
     if link.is_dir():
         return _shown(link)
     spec = importlib.util.find_spec(BACKBONE_PACKAGE)
@@ -75,7 +75,7 @@ def bundled_backbone() -> str:
 
 
 def _value(arguments: Sequence[str], flag: str) -> str:
-    """The last value that a flag is given, or nothing."""
+    """Return the last value given for a flag, or ""."""
     value = ""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, separator, own = argument.partition("=")

@@ -1,4 +1,4 @@
-"""How commands name and show what they found."""
+"""Output that several commands share."""
 
 import math
 import re
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cosent import SentenceBert, TextDataset
 
-_LOOKED_AT = 1_000  # examples, for their language
+_LOOKED_AT = 1_000  # examples from which the language is detected
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 
 
 def language_gap(data: "TextDataset", model: "SentenceBert") -> str:
-    """A warning where the tokenizer does not know the data's language, and models that do; else nothing."""
+    """Make a warning, with suitable models, if the tokenizer does not know the data's language; "" otherwise."""
     texts = "".join(text for example in islice(data.records.texts, _LOOKED_AT) for text in example)
     chinese = len(_CHINESE.findall(texts)) / max(len(texts), 1)
     unknown = data.token_share(model.tokenizer.unk_token_id)
     pieces = int(data.num_tokens(_LOOKED_AT)) / max(len(texts), 1)
-    # where no token is unknown, as among bytes, a character of Chinese takes two or three
+    # a byte-level tokenizer has no unknown tokens, but needs two or three for a Chinese character
     if unknown <= 0.05 and not (chinese > 0.3 and pieces > 1.5):
         return ""
     what = f"{unknown:.0%} of the tokens are unknown" if unknown > 0.05 else f"a character takes {pieces:.1f} tokens"
@@ -33,5 +33,5 @@ def language_gap(data: "TextDataset", model: "SentenceBert") -> str:
 
 
 def show_interval(ends: tuple[float, float] | None) -> str:
-    """A metric's interval, or nothing where there is none."""
+    """Format a metric's interval; "" if there is none."""
     return "" if ends is None or math.isnan(ends[0]) else f"{ends[0]:.4f} to {ends[1]:.4f}"

@@ -1,4 +1,4 @@
-"""What modules declare, read from their source: importing them would take seconds, and a flag is checked at once."""
+"""Reads declarations from the source of modules, because flags are checked at once and imports take seconds."""
 
 import ast
 import builtins
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def constant(module: str, name: str) -> Any:
-    """The value that a module assigns to a name: a literal, or a type alias such as `Literal["a", "b"]`."""
+    """Read the value that a module assigns to a name: a literal, or a type alias such as `Literal["a", "b"]`."""
     value = _constants(_path(module)).get(name)
     if value is None:
         raise LookupError(f"{module} assigns nothing to {name}")
@@ -23,21 +23,21 @@ def constant(module: str, name: str) -> Any:
 
 
 def table_names(module: str, name: str) -> tuple[str, ...]:
-    """The keys, all texts, of a table that a module holds."""
+    """Read the keys of a module's table, all of which are strings."""
     table = _constants(_path(module))[name]
-    assert isinstance(table, ast.Dict)  # or it were no table
+    assert isinstance(table, ast.Dict)  # as it is a table
     return tuple(ast.literal_eval(key) for key in table.keys if key is not None)
 
 
 def mirror(module: str, name: str, *, title: str | None = None, without: typing.Collection[str] = ()) -> type:
-    """A dataclass with the fields that a class declares itself, for a parser; it has neither methods nor parents.
+    """Make a dataclass for a parser with the fields that a class declares itself, without its methods and parents.
 
-    What cannot be told from the source is a text, which the class itself will judge.
+    Fields whose type is not clear from the source become strings, which the class itself checks later.
 
     Args:
-        module: where the class is.
-        name: its name.
-        title: of the group of flags in the help.
+        module: the module of the class.
+        name: the name of the class.
+        title: title of the group of flags in the help.
         without: fields to leave out.
     """
     names = _Names(module)
@@ -45,7 +45,7 @@ def mirror(module: str, name: str, *, title: str | None = None, without: typing.
     for node in next(_with_parents(module, name)).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             names[ast.unparse(node.targets[0])] = node.value.value
-        if isinstance(node, ast.If):  # whose condition an import alone can tell
+        if isinstance(node, ast.If):  # its condition is only known after an import
             assigned = (to for item in ast.walk(node) if isinstance(item, ast.Assign) for to in item.targets)
             names.update({ast.unparse(to): _Unknown() for to in assigned})
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id not in without:
@@ -65,7 +65,7 @@ def executed(package: str, file: str) -> ModuleType:
 
 
 class Parameter(typing.NamedTuple):
-    """A parameter of a class that has a default, and what the class's docstring says of it."""
+    """A parameter of a class that has a default, with its description in the class's docstring."""
 
     name: str
     kind: Any
@@ -74,7 +74,7 @@ class Parameter(typing.NamedTuple):
 
 
 def parameters(module: str, name: str) -> list[Parameter]:
-    """The parameters of a class that have defaults, in order; its parent's if it has no `__init__` of its own."""
+    """List a class's parameters with defaults, in order; its parent's if it has no `__init__` of its own."""
     for owner in _with_parents(module, name):
         inits = [item for item in owner.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
         if inits:
@@ -93,7 +93,7 @@ def parameters(module: str, name: str) -> list[Parameter]:
 
 
 def attribute(module: str, name: str, attribute_name: str) -> Any:
-    """What a class, or else its parent, assigns to an annotated attribute."""
+    """Read the value that a class, or else its parent, assigns to an annotated attribute."""
     for owner in _with_parents(module, name):
         for item in owner.body:
             if isinstance(item, ast.AnnAssign) and item.value and ast.unparse(item.target) == attribute_name:
@@ -102,7 +102,7 @@ def attribute(module: str, name: str, attribute_name: str) -> Any:
 
 
 class _Unknown:
-    """What stands for a value that only an import would give."""
+    """Stands for a value that is only known after an import."""
 
     def __getattr__(self, name: str) -> "_Unknown":
         return self
@@ -111,7 +111,7 @@ class _Unknown:
         return self
 
     def __or__(self, other: Any) -> Any:
-        """Of types: one that is not known is a text."""
+        """Treat an unknown type as a string."""
         return str | other
 
 
@@ -132,7 +132,7 @@ class _Names(dict[str, Any]):
 
 
 def _with_parents(module: str, name: str) -> Iterator[ast.ClassDef]:
-    """A class, then those parents of it that the same module defines."""
+    """Yield a class and its parents in the same module."""
     classes = {node.name: node for node in _tree(_path(module)).body if isinstance(node, ast.ClassDef)}
     while name in classes:
         yield classes[name]
@@ -140,14 +140,14 @@ def _with_parents(module: str, name: str) -> Iterator[ast.ClassDef]:
 
 
 def _documented(docstring: str) -> dict[str, str]:
-    """What the `Args` of a docstring say of each parameter, in a line each."""
+    """Read the description of each parameter from the `Args` of a docstring, joined into one line."""
     section = re.search(r"^Args:\n(.*?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
     lines = [] if section is None else re.sub(r"\n {8,}", " ", section[1]).splitlines()
     return {name.strip(): text.strip() for name, _, text in (line.partition(":") for line in lines)}
 
 
 def _constants(path: Path) -> dict[str, ast.expr]:
-    """What a module assigns to its own names."""
+    """List a module's assignments to its own names."""
     assigned = [node for node in _tree(path).body if isinstance(node, ast.Assign | ast.AnnAssign) and node.value]
     targets = ((node.targets if isinstance(node, ast.Assign) else [node.target], node.value) for node in assigned)
     return {to.id: value for names, value in targets for to in names if isinstance(to, ast.Name) and value}
@@ -158,7 +158,7 @@ def _is_literal(value: ast.expr) -> bool:
 
 
 def _field(node: ast.AnnAssign, names: _Names) -> Any:
-    """The field's default and metadata, without what is not known."""
+    """Read a field's default and metadata, leaving out unknown values."""
     declared = _evaluate(node.value, names) if node.value is not None else dataclasses.field()
     if not isinstance(declared, dataclasses.Field):
         return declared
@@ -174,7 +174,7 @@ def _evaluate(expression: ast.expr, names: _Names) -> Any:
 
 
 def _enumeration(path: Path, name: str) -> type | None:
-    """An enumeration of texts that a module defines, or imports by name from another one."""
+    """Find an enumeration of strings that a module defines or imports by name."""
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.ClassDef) and node.name == name:
             members = [item for item in node.body if isinstance(item, ast.Assign)]
@@ -192,13 +192,13 @@ def _tree(path: Path) -> ast.Module:
 
 
 def _path(module: str) -> Path:
-    """A module's file, without importing the packages that it lies in."""
+    """Find a module's file without importing its packages."""
     package, _, rest = module.partition(".")
     return _folder(package) / f"{rest.replace('.', '/')}.py"
 
 
 def _folder(package: str) -> Path:
-    """A package's folder; of a module alone, one that is not there."""
+    """Find a package's folder; for a plain module, return a folder that does not exist."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise ModuleNotFoundError(f"there is no package {package}", name=package)

@@ -1,4 +1,4 @@
-"""Standard input and output in the place of files: `-`."""
+"""Standard input and output instead of files: `-`."""
 
 import shutil
 import sys
@@ -19,14 +19,14 @@ DEFAULT_FORMAT: InputFormat = "tsv"
 
 
 class StreamedPaths(NamedTuple):
-    """Files in the place of the standard streams, or the files that were named."""
+    """The named files, or temporary files for the standard streams."""
 
     input: str
     output: str
 
 
 def check_streams(input_path: str | None, output_path: str | None, input_format: InputFormat | None) -> None:
-    """Refuse a missing input, a format of a named one, and streams that several processes would share."""
+    """Refuse a missing input, an input format for a named file, and streams shared by several processes."""
     if input_format is not None and input_path != STREAM:
         raise UserError("--input_format is of standard input, --input_path -; the ending of a file says what it is")
     if input_path != STREAM:
@@ -35,8 +35,18 @@ def check_streams(input_path: str | None, output_path: str | None, input_format:
         raise UserError("several processes cannot share standard input or output: name files instead of -")
 
 
+def _save_input(path: Path) -> None:
+    if sys.stdin is None:
+        raise UserError("standard input is closed; pipe a file to it, or name one with --input_path")
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+    except OSError as error:
+        raise UserError(f"standard input cannot be kept in {path.parent}: {error.strerror or error}") from error
+
+
 def output_name(path: str) -> str:
-    """What a remark calls an output."""
+    """Return the name of an output in messages."""
     return "standard output" if path == STREAM else path
 
 
@@ -44,15 +54,15 @@ def output_name(path: str) -> str:
 def streamed(
     input_path: str, output_path: str, input_format: InputFormat | None, *, output_suffix: str
 ) -> Iterator[StreamedPaths]:
-    """Let a command that works on files read standard input and write standard output, where a path is `-`.
+    """Let a command that works on files use standard input and output if a path is `-`.
 
-    What the command prints goes to stderr if standard output is its result.
+    The command's messages go to stderr if standard output is its result.
 
     Args:
         input_path: a file, or `-`.
         output_path: a file, or `-`.
-        input_format: of standard input. None: tab-separated, or a text a line.
-        output_suffix: what kind of file goes to standard output.
+        input_format: format of standard input. None: tab-separated, or one text per line.
+        output_suffix: file type of the data on standard output.
     """
     if STREAM not in (input_path, output_path):
         yield StreamedPaths(input_path, output_path)
@@ -61,8 +71,7 @@ def streamed(
         source = Path(folder, f"standard-input.{input_format or DEFAULT_FORMAT}")
         target = Path(folder, f"standard-output{output_suffix}")
         if input_path == STREAM:
-            with source.open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
+            _save_input(source)
         paths = StreamedPaths(*(
             str(own) if path == STREAM else path for path, own in ((input_path, source), (output_path, target))
         ))  # fmt: skip
@@ -76,4 +85,6 @@ def streamed(
             else:
                 yield paths
         except UserError as error:
-            raise type(error)(str(error).replace(str(source), "standard input")) from error
+            # a suggested conversion command becomes part of the pipe
+            message = str(error).replace(f" < {source} > {source.with_name(f'new-{source.name}')}", "")
+            raise type(error)(message.replace(str(source), "standard input")) from error

@@ -1,4 +1,4 @@
-"""Say how good an encoder is on held-out data: cosent test --model_name_or_path M --test_data_path T."""
+"""Evaluate an encoder on held-out data: cosent test --model_name_or_path M --test_data_path T."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,35 +11,35 @@ from cosent.cli.sample import sample_path
 
 @dataclass
 class TestArguments(EvaluationArguments, BatchArguments):
-    """What to test on, and where results go."""
+    """Data and output of `cosent test`."""
 
     test_data_path: str = field(
         default_factory=lambda: sample_path("test.txt"),
-        metadata={"help": "Data to test on. docs/data.md has its formats. Default: the sample data."},
+        metadata={"help": "Data to test on; docs/data.md has the formats. Default: the sample data."},
     )
     index_data_path: str | None = field(
         default=None,
-        metadata={"help": "Classes: texts to look for neighbours in. Default: the test data's own other texts."},
+        metadata={"help": "Data with classes: file in which to search neighbours. Default: the other test texts."},
     )
     report: bool = field(
-        default=False, metadata={"help": "Also write report.html, a page with pictures (which need matplotlib)."}
+        default=False, metadata={"help": "Also write report.html, a page with plots (which need matplotlib)."}
     )
     base_model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Report: compare scores with this model's. Default: what was fine-tuned, if it is a folder."},
+        metadata={"help": "Report: model to compare scores with. Default: the one fine-tuned, if it is a folder."},
     )
     output_dir: str | None = field(
         default=None,
-        metadata={"help": "Where metrics.json and predictions.tsv go. Default: output/test-<model>-<folder>-<data>."},
+        metadata={"help": "Folder for metrics.json and predictions.tsv. Default: output/test-<model>-<folder>-<data>."},
     )
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Check what is given, then score, print, write."""
+    """Check the arguments, then score the data, print and write the results."""
     parser = FlagParser(
         "test",
         [ModelArguments, TestArguments],
-        description="Say how good an encoder is on held-out data, with intervals.",
+        description="Evaluate an encoder on held-out data, with confidence intervals.",
     )
     model_args, args = parser.fill_from(arguments)
     require_files(args.test_data_path, args.index_data_path)

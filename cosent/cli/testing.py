@@ -1,4 +1,4 @@
-"""What `cosent test` does: scores held-out data, prints and writes how good the model is."""
+"""The run of `cosent test`: score held-out data, print and write the metrics."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ from cosent.progress import is_watched
 
 
 def test(model_args: ModelArguments, args: TestArguments) -> None:
-    """Score; under a launcher, every rank embeds its share, and the first one says how good it is."""
+    """Score the data and report the metrics; under a launcher, each rank embeds its share and the first one reports."""
     model = SentenceBert(**vars(model_args), device=choose_device(args.device))
     data, index = load(model, args)
     result = evaluate(model, data, evaluation_options(model, args, index))
@@ -63,11 +63,16 @@ def test(model_args: ModelArguments, args: TestArguments) -> None:
 
 
 def load(model: SentenceBert, args: TestArguments) -> tuple[TextDataset, TextDataset | None]:
-    """The test data, and for classes what neighbours are looked for in, where that is given."""
+    """Load the test data and, for classes, the texts in which neighbours are searched, if given."""
     index_path = args.index_data_path
     with first_rank_first():
         data = load_data(args.test_data_path, model, likely_format=likely_format(model), **args.reading_options)
         index = load_data(index_path, model, likely_format="classes", **args.reading_options) if index_path else None
+    if data.data_format == "triplets" and args.data_format == "auto" and model.settings.decision is not None:
+        raise UserError(
+            f"{args.test_data_path} holds no labels, and this model decides about pairs: name the labels with "
+            "--label_column, or say with --data_format triplets that the second texts are the firsts' positives"
+        )
     if index is not None and data.data_format != "classes":
         noun = FORMATS[data.data_format].noun
         raise UserError(f"--index_data_path is for classes; {args.test_data_path} holds {noun}")
@@ -75,7 +80,7 @@ def load(model: SentenceBert, args: TestArguments) -> tuple[TextDataset, TextDat
 
 
 def evaluation_options(model: SentenceBert, args: TestArguments, index: TextDataset | None) -> EvaluationOptions:
-    """How to score; what is not given is as the model stores it."""
+    """Choose how to score; the model's stored settings are the defaults."""
     decision = model.settings.decision
     stored_min = decision.positive_label_min if decision else None
     return EvaluationOptions(
@@ -93,7 +98,7 @@ def evaluation_options(model: SentenceBert, args: TestArguments, index: TextData
 def score_base(
     model: SentenceBert, data: TextDataset, args: TestArguments, *, trust_remote_code: bool
 ) -> tuple[str, NDArray[np.float64] | None]:
-    """For a report on pairs, the name and the scores of the model that was fine-tuned, if it is at hand."""
+    """For a report on pairs, score the model before fine-tuning, if available; return its name and the scores."""
     name = args.base_model_name_or_path or model.settings.base_model or ""
     is_there = args.base_model_name_or_path is not None or Path(name).is_dir()
     if not (args.report and name and is_there and data.data_format == "pairs"):
@@ -109,42 +114,43 @@ def score_base(
     except UserError as error:
         if args.base_model_name_or_path is not None:
             raise
-        print(f"Without scores before fine-tuning: {error}\n")  # nobody asked for them
+        print(f"Without scores before fine-tuning: {error}\n")  # these scores were not requested
         return "", None
     pairs = evaluate(base, data.records.tokenize(base), EvaluationOptions(batch_size=args.batch_size)).pairs
     return name, None if pairs is None else pairs.scores
 
 
 def likely_format(model: SentenceBert) -> DataFormat | None:
-    """What two columns without names are: what the model was trained on."""
+    """Return the meaning of two columns without names: the format that the model was trained on."""
     try:
         loss = loss_class((model.settings.loss or {}).get("name", ""))
-    except KeyError:  # one of the user's own
+    except KeyError:  # a loss defined by the user
         return None
-    # two columns of a sentence each would be taken for more than sentences
+    # two columns never mean plain sentences
     return next(name for name in loss.data_formats if FORMATS[name].num_views == 1)
 
 
 def default_folder(model_name: str, data_path: str) -> str:
-    """Where results go when nobody says: named after the model and the data."""
+    """Return the default folder for results, named after the model and the data."""
     data = Path(data_path).absolute()
     name = data.name.removesuffix(".gz").rsplit(".", 1)[0]
     return f"output/test-{Path(model_name).absolute().name}-{data.parent.name}-{name}"
 
 
 def heading(name: str, data: TextDataset, model: SentenceBert) -> str:
-    """What is tested on what."""
+    """Make the heading: the model and the data."""
     report = data.records.report
     skipped = f" ({report.num_bad:,} bad rows left out)" if report.num_bad else ""
     cut = data.truncated_share
     truncated = f"\n{cut:.2%} of texts were cut at {model.max_length} tokens" if cut else ""
     gap = language_gap(data, model)
-    lines = f"{name} on {len(data):,} {FORMATS[data.data_format].noun} of {report.path}{skipped}{truncated}\n"
+    remarks = "".join(f"\n{remark}" for remark in report.remarks)
+    lines = f"{name} on {len(data):,} {FORMATS[data.data_format].noun} of {report.path}{skipped}{truncated}{remarks}\n"
     return f"{lines}\n{gap}\n" if gap else lines
 
 
 def report_metrics(result: Evaluation, index_path: str | None) -> None:
-    """Print the metrics of data without a decision to make."""
+    """Print the metrics of data without decisions."""
     metrics = result.metrics
     left_out = metrics["n"] - metrics.get("num_queries", metrics["n"])
     if "knn_accuracy" in metrics:
@@ -155,7 +161,7 @@ def report_metrics(result: Evaluation, index_path: str | None) -> None:
 
 
 def report_pairs(result: Evaluation, model: SentenceBert) -> None:
-    """Print the metrics of pairs, those at the stored threshold apart from those chosen on the test data."""
+    """Print the metrics of pairs; those at the stored threshold are separate from those chosen on the test data."""
     metrics, decision = result.metrics, model.settings.decision
     show(result, "spearman", "pearson")
     if "accuracy" in metrics and decision is not None:
@@ -175,7 +181,7 @@ def report_pairs(result: Evaluation, model: SentenceBert) -> None:
 
 
 def show(result: Evaluation, *names: str) -> None:
-    """Print metrics that there are, a line each, with their intervals."""
+    """Print the metrics that exist, one per line, with their intervals."""
     for name in names:
         if name in result.metrics and name != "threshold":
             ends = show_interval(result.intervals.get(name))
@@ -184,7 +190,7 @@ def show(result: Evaluation, *names: str) -> None:
 
 
 def scored_rows(data: TextDataset, pairs: ScoredPairs) -> Iterator[ScoredRow]:
-    """The test pairs, and what the model says of them."""
+    """Yield the test pairs with their scores and decisions."""
     threshold, probabilities = pairs.threshold, pairs.probabilities
     for number, (texts, score) in enumerate(zip(data.records.texts, pairs.scores, strict=True)):
         yield ScoredRow(

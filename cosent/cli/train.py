@@ -26,7 +26,7 @@ _OF_TRANSFORMERS = "transformers' TrainingArguments"
 
 
 class TrainArguments(NamedTuple):
-    """All that `cosent train` is given."""
+    """All arguments of `cosent train`."""
 
     model: ModelArguments
     data: DataArguments
@@ -36,7 +36,7 @@ class TrainArguments(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Check what is given, then train."""
+    """Check the arguments, then train."""
     arguments = _checked(arguments)
     command = shlex.join(["cosent", "train", *each_flag_once(arguments)])
     hush_libraries()
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> TrainArguments:
-    """The arguments, by the classes that they are for: these say what is wrong with what an import alone can tell."""
+    """Parse into the real classes, which report mistakes that can only be found after an import."""
     from cosent.training.arguments import CosentTrainingArguments
 
     kinds = [ModelArguments, DataArguments, LossArguments, DecisionArguments, CosentTrainingArguments]
@@ -55,10 +55,10 @@ def parse(arguments: Sequence[str]) -> TrainArguments:
 
 
 def flag_parser(*, shows_all: bool = False) -> FlagParser:
-    """All flags, from the sources of the classes that they are for.
+    """Make a parser of all flags from the source of their classes.
 
     Args:
-        shows_all: whether the help shows transformers' flags as well.
+        shows_all: whether the help also shows transformers' flags.
     """
     ours = mirror("cosent.training.arguments", "CosentTrainingArguments", title="training")
     names = [option.name for option in fields(ours)]
@@ -75,7 +75,7 @@ def flag_parser(*, shows_all: bool = False) -> FlagParser:
 
 
 def _checked(arguments: Sequence[str]) -> list[str]:
-    """The arguments, the sample job's among them where that is meant, if all is right that can be told at once."""
+    """Check all that can be checked at once, and return the arguments, completed by the sample job if needed."""
     parser = flag_parser(shows_all="--help-all" in arguments)
     parser.refuse_unknown(arguments)
     if {"-h", "--help", "--help-all"}.isdisjoint(arguments):

@@ -1,4 +1,4 @@
-"""The data of a training run: what to train on, to choose by, and to report on."""
+"""The training, eval and test data of a training run."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from cosent.losses import Loss
 
 @dataclass(frozen=True)
 class Splits:
-    """What to train on, to choose by, and to report on."""
+    """The training data, the eval data that selects the model, and the test data for the report."""
 
     train: TextDataset
     eval: TextDataset | None
@@ -29,7 +29,7 @@ def load_splits(data_args: DataArguments, loss: Loss, model: SentenceBert, seed:
     if reading["data_format"] == "auto" and len(loss.data_formats) == 1:
         (reading["data_format"],) = loss.data_formats
     train = read_records(data_args.train_data_path, likely_format="triplets", **reading)
-    likely = train.data_format if train.data_format in ("classes", "triplets") else None
+    likely = train.data_format if train.data_format != "sentences" else None
     reading = data_args.eval_reading_options(train.data_format)
     with renamed({name: f"eval_{name}" for name in ("data_format", "text_columns", "label_column")}):
         held_out, test = (
@@ -55,7 +55,7 @@ def load_splits(data_args: DataArguments, loss: Loss, model: SentenceBert, seed:
 
 
 def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
-    """Split a fraction off; no text is on both sides."""
+    """Split off a fraction of the examples so that no text is on both sides."""
     kept, out = split_by_component(list(records.texts), fraction, seed)
     if not len(out):
         raise UserError("no training data can be held out, since it all shares texts: give --eval_data_path")

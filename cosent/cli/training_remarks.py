@@ -1,4 +1,4 @@
-"""What a training run says: how it understood data and model, what is wrong with the data, and what came of it."""
+"""The messages of a training run: how it understood data and model, problems of the data, and the results."""
 
 import json
 from itertools import combinations
@@ -15,9 +15,9 @@ from cosent.data.lint import Split, check_leaks, check_split
 from cosent.evaluation.bootstrap import CONFIDENCE
 from cosent.evaluation.decide import describe_decision
 from cosent.evaluation.evaluators import LOWER_IS_BETTER, Evaluation
-from cosent.model.checkpoint import Decision
+from cosent.model.decision import Decision
 
-MOST_CHECKED = 300_000  # examples that are looked through before training, which takes some seconds
+MOST_CHECKED = 300_000  # most examples that are checked before training, which takes a few seconds
 SHOWN_METRICS = (
     *("spearman", "pearson", "average_precision", "roc_auc", "best_accuracy", "accuracy", "f1", "mcc", "ece", "brier"),
     *("triplet_accuracy", "mean_margin", "recall_at_1", "recall_at_10", "mrr"),
@@ -27,7 +27,7 @@ SHOWN_METRICS = (
 
 
 def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments) -> None:
-    """Say how the data and the model were understood, before anything depends on it."""
+    """Print how the data and the model were understood, before training starts."""
     rows = splits.train.records.rows
     for row in rows.select(range(min(3, len(rows)))):
         label = f"  ->  {row['label']:g}" if isinstance(row.get("label"), float) else f"  ->  {row.get('label')}"
@@ -54,7 +54,7 @@ def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments)
 
 
 def lint(splits: Splits, positive_label_min: float | None) -> None:
-    """Say in short what is wrong with the data; `cosent check` says where."""
+    """Print problems of the data in brief; `cosent check` says where they are."""
     datasets = [data for data in (splits.train, splits.eval, splits.test) if data is not None]
     if sum(map(len, datasets)) > MOST_CHECKED:
         print(f"check: more than {MOST_CHECKED:,} examples are not checked here: `cosent check` does")
@@ -70,7 +70,7 @@ def lint(splits: Splits, positive_label_min: float | None) -> None:
 
 
 def batches(args: CosentTrainingArguments, noun: str) -> str:
-    """How many examples a loss compares, which is not how many an update sees."""
+    """Describe how many examples the loss compares, which differs from the number in an update."""
     size, ranks, steps = args.per_device_train_batch_size, args.world_size, args.gradient_accumulation_steps
     compared = size * ranks if args.gather_across_devices else size
     parts = [f"batches: {compared:,} {noun} are compared with each other"]
@@ -85,7 +85,7 @@ def batches(args: CosentTrainingArguments, noun: str) -> str:
 
 
 def contents(data: TextDataset) -> str:
-    """What there is to learn from: labels, classes or negatives. Few distinct labels are counted, many summed up."""
+    """Describe labels, classes or negatives; a few distinct labels are counted, many are summarised."""
     if data.data_format == "sentences":
         return ""
     if data.data_format == "triplets":
@@ -101,7 +101,7 @@ def contents(data: TextDataset) -> str:
 
 
 def report_unordered(log_history: list[dict[str, float]]) -> None:
-    """Say how many batches held no two labels to rank, if any did."""
+    """Print the share of batches without two different labels to rank, if any."""
     logs = [log for log in log_history if "unordered_batches" in log]
     share = float(np.mean([log["unordered_batches"] for log in logs])) if logs else 0.0
     if share:
@@ -109,7 +109,7 @@ def report_unordered(log_history: list[dict[str, float]]) -> None:
 
 
 def compare(before: dict[str, Evaluation], after: dict[str, Evaluation], args: TrainingArguments) -> None:
-    """Print the scores of the untouched and of the trained model side by side."""
+    """Print the metrics before and after training side by side."""
     if not after:
         return
     confidence = f"{CONFIDENCE:.0%} interval" if any(result.intervals for result in after.values()) else ""
@@ -128,7 +128,7 @@ def compare(before: dict[str, Evaluation], after: dict[str, Evaluation], args: T
 
 
 def conclude(folder: str, decision: Decision | None, evaluated: Evaluation | None) -> None:
-    """Say where the model is, and how to use it."""
+    """Print where the model is and how to use it."""
     if decision is not None:
         print(
             f"\nTwo texts match from a cosine of {decision.threshold:.4f} on: the eval data's best by "

@@ -1,5 +1,6 @@
-"""What `cosent train` does: scores, trains, keeps the best, chooses its threshold, scores again."""
+"""The run of `cosent train`: score, train, keep the best model, choose its threshold, score again."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import transformers
 
 from cosent import CosentTrainer, CosentTrainingArguments, SentenceBert
 from cosent.cli.arguments import DataArguments, DecisionArguments
-from cosent.cli.run_folder import begin_folder, check_same_loss, end_folder, run_folder
+from cosent.cli.run_folder import begin_folder, check_same_loss, end_folder, held_folder, run_folder
 from cosent.cli.train import TrainArguments
 from cosent.cli.training_data import Splits, load_splits
 from cosent.cli.training_remarks import batches, compare, conclude, describe, lint, report_unordered
@@ -20,20 +21,27 @@ from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate
 from cosent.evaluation.report import training_report
 from cosent.files import write_json
 from cosent.losses import Loss
-from cosent.model.checkpoint import Decision
+from cosent.model.decision import Decision
 
 
 def train(given: TrainArguments, command: str) -> None:
-    """Load, say what was understood, score, train, choose the best, calibrate, save, score again.
+    """Load and describe the data, score, train, keep the best model, calibrate, save, score again.
 
     Args:
         given: all flags.
-        command: how this run can be begun again.
+        command: the command that starts this run again.
     """
-    args = given.training
-    transformers.set_seed(args.seed)
-    is_first = args.process_index == 0  # asking also lets the ranks talk to each other
+    transformers.set_seed(given.training.seed)
+    is_first = given.training.process_index == 0  # reading it also initialises torch.distributed
     loss = begin(given, command)
+    is_new = given.training.timestamp_output_dir and not given.training.resume_from_checkpoint
+    with held_folder(Path(given.training.output_dir), is_new=is_new) if is_first else nullcontext():
+        _train(given, loss, command)
+
+
+def _train(given: TrainArguments, loss: Loss, command: str) -> None:
+    args = given.training
+    is_first = args.process_index == 0
     model = SentenceBert(**vars(given.model), device=args.device)
     splits = load(given, loss, model)
     describe(splits, model, args)
@@ -45,10 +53,10 @@ def train(given: TrainArguments, command: str) -> None:
     )
     print(batches(trainer.args, FORMATS[splits.train.data_format].noun))
     if is_first:
-        begin_folder(Path(args.output_dir), command)
+        begin_folder(Path(args.output_dir), command, resumes=bool(args.resume_from_checkpoint))
     before, _ = score(model, splits, evaluation, given.data, given.decision)
     fit(trainer)
-    # what is measured from here on is the checkpoint as anybody will load it
+    # from here on, the saved checkpoint is evaluated as any user would load it
     best = SentenceBert(args.output_dir, device=args.device, trust_remote_code=given.model.trust_remote_code)
     evaluation = replace(evaluation, num_resamples=given.data.num_resamples)
     after, best.settings.decision = score(best, splits, evaluation, given.data, given.decision)
@@ -61,19 +69,20 @@ def train(given: TrainArguments, command: str) -> None:
 
 
 def begin(given: TrainArguments, command: str) -> Loss:
-    """Settle the run's folder and what it goes on from, and build the loss."""
+    """Determine the run's folder and the checkpoint to resume from, and build the loss."""
     args = given.training
+    loss = given.loss.build()
     args.output_dir, args.resume_from_checkpoint = on_first_rank(
         lambda: run_folder(args, given.model.model_name_or_path, command)
     )
-    loss = given.loss.build()
     if args.resume_from_checkpoint:
         check_same_loss(args.resume_from_checkpoint, loss)
+        print(f"Going on from {args.resume_from_checkpoint}")
     return loss
 
 
 def load(given: TrainArguments, loss: Loss, model: SentenceBert) -> Splits:
-    """Read the data, if it is what the flags need."""
+    """Read the data, and check that it suits the flags."""
     with first_rank_first():
         splits = load_splits(given.data, loss, model, given.training.seed)
     if splits.eval is None and given.training.eval_strategy != "no":
@@ -84,7 +93,7 @@ def load(given: TrainArguments, loss: Loss, model: SentenceBert) -> Splits:
 
 
 def fit(trainer: CosentTrainer) -> None:
-    """Train, keep the best, save it on the first rank."""
+    """Train, and save the best model on the first rank."""
     result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_model()
     if trainer.args.process_index == 0:
@@ -97,8 +106,8 @@ def fit(trainer: CosentTrainer) -> None:
 
 
 def store(trainer: CosentTrainer, best: SentenceBert, after: dict[str, Evaluation]) -> None:
-    """Write what was measured and decided beside the model."""
-    trainer.accelerator.wait_for_everyone()  # until all have read what is written now
+    """Write the metrics and the decision beside the model."""
+    trainer.accelerator.wait_for_everyone()  # until all ranks have read the files that are now overwritten
     if trainer.args.process_index > 0:
         return
     folder = Path(trainer.args.output_dir)
@@ -107,12 +116,11 @@ def store(trainer: CosentTrainer, best: SentenceBert, after: dict[str, Evaluatio
         named = {f"{split}_{name}": value for name, value in metrics.items()}
         write_json(folder / f"{split}_results.json", named)
     best.save_settings(folder)
-    training_report(trainer.state.log_history, model_name=str(folder)).write(folder, "training")
-    end_folder(folder)
+    end_folder(folder, training_report(trainer.state.log_history, model_name=str(folder)))
 
 
 def evaluation_options(data_args: DataArguments, splits: Splits, args: CosentTrainingArguments) -> EvaluationOptions:
-    """How held-out data is scored; classes are looked up in the training data."""
+    """Choose how to evaluate held-out data; neighbours of classes are searched in the training data."""
     indexed = splits.train.data_format == "classes" and data_args.knn_index == "train"
     return EvaluationOptions(
         batch_size=args.per_device_eval_batch_size,
@@ -129,7 +137,7 @@ def score(
     data_args: DataArguments,
     decision_args: DecisionArguments,
 ) -> tuple[dict[str, Evaluation], Decision | None]:
-    """Evaluate on the held-out splits that there are; what the eval pairs choose decides the test pairs."""
+    """Evaluate on the held-out splits; the threshold chosen on the eval pairs decides the test pairs."""
     results: dict[str, Evaluation] = {}
     decision = None
     if splits.eval is not None:

@@ -1,1 +1,1 @@
-"""From files to token batches."""
+"""Data: from files to token batches."""

@@ -1,6 +1,6 @@
-"""Rows of token datasets as the flat batch that travels to the model.
+"""Collates rows of token datasets into the flat batch of the model.
 
-Shapes: K texts an example, B examples, N = K*B texts, T tokens of all texts one after the other.
+Shapes: K texts per example, B examples, N = K*B texts, T tokens of all texts, concatenated.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from cosent.data.datasets import ExampleTokens
 
 
 class TokenBatchCollator:
-    """Lays the texts of a batch out column by column: all first texts, then all second texts, and so on.
+    """Arranges the texts of a batch column by column: all first texts, then all second texts, and so on.
 
-    It only concatenates: the tokens were made when the dataset was. Where examples differ in K, a missing text has no
-    tokens and no length, and `NO_TEXT` as its text id.
+    The texts are already tokenised. If examples differ in K, a missing text has no tokens, no entry in `lengths`, and
+    the text id `NO_TEXT`.
 
     Args:
-        num_views: how often each text stands in the batch; 2 gives unsupervised SimCSE its second view.
-        label_dtype: of the batch's labels. None: the examples have none.
-        groups: gives the ids of groups of texts, (N,) from (N,), that match each other; see `PositiveGroups`.
+        num_views: number of copies of each text in the batch; 2 for the two views of unsupervised SimCSE.
+        label_dtype: type of the batch's labels. None: the examples have none.
+        groups: maps (N,) text ids to (N,) ids of groups of matching texts, as `PositiveGroups` does.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class TokenBatchCollator:
         """Make a batch.
 
         Args:
-            examples: B of them; B may be 0.
+            examples: B examples; B may be 0.
 
         Returns:
             The batch.
         """
         num_examples = len(examples.num_texts)
         columns = int(examples.num_texts.max(initial=1))
-        example = np.repeat(np.arange(num_examples), examples.num_texts)  # of each text that there is
+        example = np.repeat(np.arange(num_examples), examples.num_texts)  # the example of each text
         column = _ranges(np.zeros_like(examples.num_texts), examples.num_texts)
         place = column * num_examples + example
         text_ids = np.full(columns * num_examples, NO_TEXT)
         text_ids[place] = examples.text_ids
         text_ids = np.tile(text_ids, self.num_views)  # (N,)
 
-        texts = np.tile(np.argsort(place), self.num_views)  # where the batch's texts are among the examples'
+        texts = np.tile(np.argsort(place), self.num_views)  # index of each batch text among the examples' texts
         token_starts = np.cumsum(examples.lengths) - examples.lengths
         lengths = examples.lengths[texts]
         batch: TokenBatch = {
@@ -69,12 +69,12 @@ class TokenBatchCollator:
         if self.groups is not None:
             batch["group_ids"] = torch.from_numpy(self.groups(text_ids))
         if self.label_dtype is not None:
-            assert examples.labels is not None  # whoever names a dtype has labelled data
+            assert examples.labels is not None  # a dtype is only given for labelled data
             batch["labels"] = torch.from_numpy(examples.labels).to(self.label_dtype)
         return batch
 
 
 def _ranges(starts: NDArray[np.int64], counts: NDArray[Any]) -> NDArray[np.int64]:
-    """Count up from each start, count by count: starts 5, 0 and counts 2, 3 give 5, 6, 0, 1, 2."""
+    """Concatenate ranges: starts 5, 0 and counts 2, 3 give 5, 6, 0, 1, 2."""
     ends = np.cumsum(counts)
     return np.arange(counts.sum()) + np.repeat(starts - ends + counts, counts)

@@ -1,14 +1,15 @@
-"""Files of examples as memory-mapped, tokenised datasets.
+"""Memory-mapped, tokenised datasets from files of examples.
 
-Shapes: n examples, K texts in one, N = K texts in one row here, T their tokens.
+Shapes: n examples, K texts in each, N texts, T tokens.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,9 +23,11 @@ from pyarrow import compute
 
 from cosent.data.formats import FORMATS, DataFormat, Example
 from cosent.data.layouts import Columns
+from cosent.data.lines import MAX_TEXT_BYTES
 from cosent.data.positives import PositiveGroups, is_match, matching_pairs
 from cosent.data.readers import ExampleReader, OnBadRows, ReadReport
-from cosent.errors import DataError
+from cosent.data.token_cache import cached_file, discard, discard_damaged, is_sealed, seal
+from cosent.errors import DataError, UserError
 from cosent.model.encoder import SentenceBert
 from cosent.model.tokens import is_truncated, tokenize, tokenizer_digest
 
@@ -33,17 +36,18 @@ logger = logging.getLogger(__name__)
 _LABELS = {float: pa.float64(), str: pa.string()}
 _INT64 = Value("int64")
 _ROWS_A_BLOCK = 10_000
+_CHARACTERS_A_BLOCK = 2**25
 
 
 @dataclass(frozen=True)
 class Records:
-    """Examples as read.
+    """Examples as read from a file.
 
     Attributes:
-        data_format: what an example is.
-        rows: "texts", K of them, and "label", a score or the name of a class, where the format has one.
-        report: what reading the file found.
-        digest: names the content.
+        data_format: the format of the examples.
+        rows: the columns "texts", K texts each, and, if the format has labels, "label", a score or a class name.
+        report: the report of reading the file.
+        digest: digest of the content.
     """
 
     data_format: DataFormat
@@ -56,37 +60,37 @@ class Records:
 
     @property
     def texts(self) -> Iterable[list[str]]:
-        """K texts of each of the n examples; unlike those of `rows`, read many at a time."""
+        """The K texts of each of the n examples, read in blocks, unlike those of `rows`."""
         return _Texts(self.rows)
 
     @property
     def labels(self) -> NDArray[Any]:
-        """(n,) float64 scores, or the names of classes."""
+        """(n,) float64 scores or class names."""
         return self.rows.with_format("arrow")["label"][:].to_numpy()
 
     def select(self, indices: NDArray[np.int64]) -> "Records":
-        """Some of the examples."""
+        """Select examples by index."""
         digest = blake2b(self.digest.encode() + np.asarray(indices, np.int64).tobytes(), digest_size=16).hexdigest()
         return replace(self, rows=self.rows.select(indices), digest=digest)
 
     def sample(self, number: int, seed: int) -> "Records":
-        """A random sample without replacement, in the file's order; all examples where there are no more."""
+        """Draw a random sample without replacement, in the file's order; all examples if there are no more."""
         if number >= len(self):
             return self
         return self.select(np.sort(np.random.default_rng(seed).choice(len(self), number, replace=False)))
 
     def to_triplets(self, *, use_negatives: bool = False, positive_label_min: float | None = None) -> "Records":
-        """Turn pairs into anchors with their positives, which is what a contrastive loss learns from.
+        """Turn pairs into anchors with positives, from which a contrastive loss learns.
 
         Args:
-            use_negatives: give anchors the second texts of their pairs that do not match, as hard negatives.
-            positive_label_min: labels from here on are a match; 0/1 labels need none.
+            use_negatives: use the second texts of non-matching pairs as hard negatives of their first text.
+            positive_label_min: the lowest label of a match; 0/1 labels need none.
 
         Returns:
-            An example for each pair that matches.
+            An example for each matching pair.
 
         Raises:
-            DataError: if labels do not say what matches, or nothing does.
+            DataError: if labels do not say what matches, or no pair matches.
         """
         if FORMATS[self.data_format].label is not float:
             raise DataError(f"{self.report.path} holds {self.data_format}; pairs become triplets")
@@ -109,10 +113,10 @@ class Records:
         return Records("triplets", rows, self.report, digest)
 
     def tokenize(self, model: SentenceBert) -> "TextDataset":
-        """Tokenise all texts, once for each tokenizer and length: tokens are kept in the `datasets` cache.
+        """Tokenise all texts; the `datasets` cache keeps the tokens for each tokenizer and maximum length.
 
         Args:
-            model: whose tokenizer and length are used.
+            model: the model whose tokenizer and maximum length are used.
 
         Returns:
             The examples and their tokens.
@@ -131,7 +135,7 @@ class Records:
 
 @dataclass(frozen=True)
 class _Texts:
-    """The texts of rows, which can be gone through more than once."""
+    """The texts of rows; can be iterated more than once."""
 
     rows: Dataset
 
@@ -142,13 +146,13 @@ class _Texts:
 
 @dataclass(frozen=True)
 class TextDataset:
-    """Examples as read and as tokenised, row for row.
+    """Examples as read and as tokenised, row by row.
 
     Attributes:
-        records: as read.
-        tokens: "input_ids" (T,) of an example's texts one after the other, "lengths" (K,), "text_ids" (K,) equal
-            where texts' tokens are, "truncated", how many of the texts were cut, and "labels": a pair's score, or a
-            number that is equal where classes' names are.
+        records: the examples as read.
+        tokens: the columns "input_ids" (T,), the concatenated tokens of an example's texts; "lengths" (K,); "text_ids"
+            (K,), equal for texts with equal tokens; "truncated", the number of truncated texts; and "labels", a score
+            or an id of the class.
     """
 
     records: Records
@@ -159,21 +163,21 @@ class TextDataset:
 
     @property
     def data_format(self) -> DataFormat:
-        """What an example is."""
+        """The format of the examples."""
         return self.records.data_format
 
     def select(self, indices: NDArray[np.int64]) -> "TextDataset":
-        """Some of the examples."""
+        """Select examples by index."""
         return TextDataset(self.records.select(indices), self.tokens.select(indices))
 
     @cached_property
     def num_texts(self) -> NDArray[np.int64]:
-        """(n,) K of each example."""
+        """(n,) numbers of texts, K of each example."""
         return compute.list_value_length(self._column("lengths")).to_numpy().astype(np.int64)
 
     @property
     def labels(self) -> NDArray[Any]:
-        """(n,) float64 scores, or int64 class ids."""
+        """(n,) float64 scores or int64 class ids."""
         return self._column("labels").to_numpy()
 
     @property
@@ -183,22 +187,22 @@ class TextDataset:
 
     @cached_property
     def positive_groups(self) -> PositiveGroups:
-        """The texts of triplets that are known to match, by their anchors and positives."""
+        """The groups of texts that are known to match, from the anchors and positives of triplets."""
         anchors = np.cumsum(self.num_texts) - self.num_texts
         return PositiveGroups.of_pairs(self.text_ids[anchors[:, None] + [0, 1]])
 
     @property
     def truncated_share(self) -> float:
-        """Share of texts that lost tokens to the length limit."""
+        """The share of texts that were truncated."""
         return float(compute.sum(self._column("truncated")).as_py() / self.num_texts.sum())
 
     def token_share(self, token_id: int | None) -> float:
-        """Share of the tokens of the first 10,000 examples that are this one."""
+        """Compute the share of a token among the tokens of the first 10,000 examples."""
         some = self.tokens.select(range(min(len(self), _ROWS_A_BLOCK))).with_format("arrow")["input_ids"][:]
         return float(np.mean(some.combine_chunks().flatten().to_numpy() == token_id))
 
     def num_tokens(self, num_examples: int) -> int:
-        """Tokens of the first examples, the tokenizer's own around each text left out where there are two."""
+        """Count the tokens of the first examples, without the two that the tokenizer usually adds to each text."""
         some = self.tokens.select(range(min(len(self), num_examples))).with_format("arrow")["lengths"][:]
         return int((some.combine_chunks().flatten().to_numpy() - 2).sum())
 
@@ -208,14 +212,14 @@ class TextDataset:
 
 @dataclass(frozen=True)
 class ExampleTokens:
-    """Tokenised examples: text after text, example after example.
+    """Tokenised examples, concatenated.
 
     Attributes:
         input_ids: (T,) int32, the tokens of all texts.
-        lengths: (N,) int32, tokens in each text.
-        text_ids: (N,) int64, equal where texts' tokens are.
+        lengths: (N,) int32, number of tokens in each text.
+        text_ids: (N,) int64, equal for texts with equal tokens.
         num_texts: (n,) int64, K of each example.
-        labels: (n,) float64 scores, or int64 class ids. None: the examples have none.
+        labels: (n,) float64 scores or int64 class ids. None: the examples have none.
     """
 
     input_ids: NDArray[np.int32]
@@ -226,14 +230,14 @@ class ExampleTokens:
 
 
 class TokenRows:
-    """The rows of a token dataset, read a batch at a time.
+    """The rows of a token dataset, read batch by batch.
 
-    `datasets` builds Python objects for each row, which keeps a fast GPU waiting. Here the columns are arrays over the
-    memory-mapped file, and a batch is copied out of them. Memory holds where each row's tokens and texts begin, 8 bytes
-    each, and 8 more for the row's number where the dataset is a selection.
+    `datasets` builds Python objects for each row, which is too slow for a fast GPU. Here the columns are arrays over
+    the memory-mapped file, and a batch is copied out of them. In memory, each row takes 8 bytes each for the start of
+    its tokens and of its texts, and 8 more for its index if the dataset is a selection.
 
     Args:
-        tokens: of a `TextDataset`.
+        tokens: the tokens of a `TextDataset`.
     """
 
     def __init__(self, tokens: Dataset):
@@ -245,24 +249,24 @@ class TokenRows:
         self._labels = _MappedNumbers(columns["labels"]) if "labels" in columns else None
         self._token_bounds = _bounds(compute.list_value_length(columns["input_ids"]).to_numpy())
         self._text_bounds = _bounds(compute.list_value_length(columns["lengths"]).to_numpy())
-        # private, but `datasets` has no public name for a selection's row numbers, and copies what else it gives
+        # private, but `datasets` has no public access to a selection's indices other than copies
         selection = tokens._indices
         self._selected = None if selection is None else selection.column(0).to_numpy().astype(np.int64)
 
     def __reduce__(self) -> tuple[type["TokenRows"], tuple[Dataset]]:
-        return type(self), (self.tokens,)  # a worker process maps the file itself; arrays would travel as copies
+        return type(self), (self.tokens,)  # a worker process maps the file itself; arrays would be copied to it
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One example as a dict, from which transformers takes the length when it groups rows by length."""
+        """Return one example as a dict; transformers reads its length when it groups rows by length."""
         row = self.__getitems__([range(len(self))[index]])  # an IndexError ends an iteration
         example: dict[str, Any] = {"input_ids": row.input_ids, "lengths": row.lengths, "text_ids": row.text_ids}
         return example if row.labels is None else {**example, "labels": row.labels[0]}
 
     def __getitems__(self, indices: Sequence[int]) -> ExampleTokens:
-        """Several examples, in the order of their indices; a data loader fetches a batch with this call."""
+        """Return several examples, in the order of their indices; a data loader fetches a batch with this call."""
         rows = np.asarray(indices, dtype=np.int64)
         if self._selected is not None:
             rows = self._selected[rows]
@@ -278,15 +282,15 @@ class TokenRows:
 
 
 class _MappedNumbers:
-    """A column of numbers in chunks, read where Arrow has mapped or holds them."""
+    """A chunked column of numbers, read from Arrow's memory without a copy."""
 
     def __init__(self, column: pa.ChunkedArray):
         self._chunks = [chunk.to_numpy() for chunk in column.chunks]
         self._bounds = _bounds([len(chunk) for chunk in self._chunks])
-        self._none = np.empty(0, column.type.to_pandas_dtype())  # concatenate needs one array at least
+        self._none = np.empty(0, column.type.to_pandas_dtype())  # np.concatenate needs at least one array
 
     def between(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
-        """Copy several ranges, none of which crosses from chunk to chunk, one after the other."""
+        """Copy and concatenate several ranges, each of which lies within one chunk."""
         chunks = np.searchsorted(self._bounds, starts, side="right") - 1
         first = self._bounds[chunks]
         ranges = zip(chunks.tolist(), (starts - first).tolist(), (stops - first).tolist(), strict=True)
@@ -301,31 +305,33 @@ def read_records(
     label_column: str | None = None,
     on_bad_rows: OnBadRows = "error",
     likely_format: DataFormat | None = None,
+    max_text_bytes: int = MAX_TEXT_BYTES,
 ) -> Records:
     """Read and check a file.
 
-    Its rows go to an Arrow file in the `datasets` cache: memory does not grow with the data.
+    The rows go to an Arrow file in the `datasets` cache, so that memory does not grow with the data.
 
     Args:
-        path: the file; see `open_rows` for its kinds, and `ExampleReader` for how its columns are found.
-        data_format: what a row means: "pairs" (text, text, score), "sentences", "triplets" (anchor, positive,
-            negatives), "classes" (text, class); "auto" tells by names and fields.
+        path: a TSV, CSV, JSON lines or Parquet file, optionally gzipped.
+        data_format: the format: "pairs" (text, text, score), "sentences", "triplets" (anchor, positive, negatives) or
+            "classes" (text, class); "auto" detects it from column names and fields.
         text_columns: the text columns, by name or, in a file without a header, by position from 0.
-        label_column: the label's column, likewise.
+        label_column: the label column, by name or position.
         on_bad_rows: "error" raises at the end of the file if any row is bad, "skip" leaves bad rows out.
-        likely_format: what rows of two fields without names mean, which "auto" cannot tell.
+        likely_format: the format of rows with two unnamed fields, which "auto" cannot detect.
+        max_text_bytes: maximum number of bytes in a line, in a row of a .csv file, and in a text of a table.
 
     Returns:
         The examples.
 
     Raises:
-        DataError: see `ExampleReader`.
+        DataError: if the file or its rows cannot be used, as in `ExampleReader`.
         ValueError: if the format is unknown.
     """
     columns = Columns(data_format, text_columns, label_column, likely_format)
-    reader = ExampleReader(path, columns, on_bad_rows=on_bad_rows)
+    reader = ExampleReader(path, columns, on_bad_rows=on_bad_rows, max_text_bytes=max_text_bytes)
     rows, digest = _to_arrow(reader)
-    assert reader.data_format is not None  # else there was no row, which is an error
+    assert reader.data_format is not None  # otherwise there was no row, which is an error
     return Records(reader.data_format, rows, reader.report, digest)
 
 
@@ -334,42 +340,72 @@ def load_data(path: str | Path, model: SentenceBert, **options: Any) -> TextData
 
     Args:
         path: the file.
-        model: whose tokenizer and length are used.
-        options: those of `read_records`.
+        model: the model whose tokenizer and maximum length are used.
+        options: further arguments of `read_records`.
 
     Returns:
         The examples and their tokens.
 
     Raises:
-        DataError: see `read_records` and `Records.tokenize`.
+        DataError: if the file or its rows cannot be used, or all labels are the same.
     """
     return read_records(path, **options).tokenize(model)
 
 
 def _to_arrow(examples: Iterable[Example]) -> tuple[Dataset, str]:
-    """Write examples to an Arrow file that is named by its content; the rows and that name."""
+    """Write examples to an Arrow file named by a digest of its content, and return the rows and the digest."""
     folder = Path(config.HF_DATASETS_CACHE) / "cosent"
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"unfinished-{uuid4().hex}.arrow"  # machines that share it may have equal process ids
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return _write(examples, folder)
+
+
+def _write(examples: Iterable[Example], folder: Path) -> tuple[Dataset, str]:
+    unfinished = folder / f"unfinished-{uuid4().hex}.arrow"  # process ids are not unique on a shared folder
     content = blake2b(digest_size=16)
-    examples = iter(examples)
-    block = list(islice(examples, _ROWS_A_BLOCK))
-    label = _LABELS.get(type(block[0].label))
+    blocks = _blocks(examples)
+    first = next(blocks)
+    label = _LABELS.get(type(first[0].label))
     schema = pa.schema([("texts", pa.list_(pa.string())), *([("label", label)] if label else [])])
     try:
         with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-            while block:
+            for block in chain([first], blocks):
                 columns = {"texts": [example.texts for example in block], "label": [example.label for example in block]}
                 batch = pa.record_batch([pa.array(columns[column.name], column.type) for column in schema], schema)
                 for buffer in (buffer for column in batch.columns for buffer in column.buffers() if buffer):
                     content.update(buffer)
                 writer.write_batch(batch)
-                block = list(islice(examples, _ROWS_A_BLOCK))
         finished = folder / f"records-{content.hexdigest()}.arrow"
         unfinished.replace(finished)
     finally:
         unfinished.unlink(missing_ok=True)
     return Dataset.from_file(str(finished)), content.hexdigest()
+
+
+def _blocks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Collect examples in lists, which are shorter if texts are long."""
+    block: list[Example] = []
+    characters = 0
+    for example in examples:
+        block.append(example)
+        characters += sum(map(len, example.texts))
+        if len(block) == _ROWS_A_BLOCK or characters >= _CHARACTERS_A_BLOCK:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Turn an error in writing to the cache into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"the cache {folder} cannot be written: {reason}. The environment variable HF_DATASETS_CACHE names another"
+        ) from error
 
 
 def _tokenize(records: Records, model: SentenceBert) -> Dataset:
@@ -391,20 +427,40 @@ def _tokenize(records: Records, model: SentenceBert) -> Dataset:
 
     features = {"input_ids": ListOf(Value("int32")), "lengths": ListOf(Value("int32")), "text_ids": ListOf(_INT64)}
     label = {float: Value("float64"), str: _INT64, None: None}[FORMATS[records.data_format].label]
-    # named by what the tokens depend on: the default name would hash the model's weights too
+    # the fingerprint covers what the tokens depend on: the default one would also hash the model's weights
     depends_on = repr((records.digest, tokenizer_digest(model.tokenizer), limit, model.prepare(["Aa"])))
-    return records.rows.map(
+    return _cached_map(
+        records.rows,
         tokenize_rows,
-        batched=True,
-        remove_columns=records.rows.column_names,
         features=Features({**features, "truncated": Value("int32"), **({"labels": label} if label else {})}),
         new_fingerprint=blake2b(depends_on.encode(), digest_size=16).hexdigest(),
         desc="Tokenising",
     )
 
 
+def _cached_map(
+    rows: Dataset, function: Callable[[dict[str, list]], pa.Table], *, new_fingerprint: str, **options: Any
+) -> Dataset:
+    """Apply a function to all rows and cache the result with `datasets`; a damaged result is recreated."""
+    path = cached_file(rows, new_fingerprint)
+    options |= {"new_fingerprint": new_fingerprint, "remove_columns": rows.column_names, "batched": True}
+    options["batch_size"] = min(1_000, max(1, _CHARACTERS_A_BLOCK * len(rows) // max(rows.data.nbytes, 1)))
+    if path is None:
+        return rows.map(function, **options)
+    with _writable(path.parent):
+        discard_damaged(path)
+        try:
+            mapped = rows.map(function, **options)
+        except (OSError, pa.ArrowException):  # another process has removed the file, or another version has written it
+            discard(path)
+            mapped = rows.map(function, load_from_cache_file=False, **options)
+        if not is_sealed(path):
+            seal(path)
+    return mapped
+
+
 def _bounds(counts: NDArray[np.int32] | list[int]) -> NDArray[np.int64]:
-    """Where each of several runs begins, and behind them where the last ends."""
+    """Compute the start of each run from the counts, followed by the end of the last run."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
@@ -413,7 +469,7 @@ def _lists(offsets: NDArray[np.int64], values: NDArray[Any]) -> pa.ListArray:
 
 
 def _label_ids(labels: list[float] | list[str]) -> pa.Array:
-    """Scores as they are; for a class's name its 64-bit BLAKE2b, which is the same in every file."""
+    """Return scores unchanged, and class names as 64-bit BLAKE2b hashes, which are the same in every file."""
     if isinstance(labels[0], str):
         digests = [blake2b(str(name).encode(), digest_size=8).digest() for name in labels]
         return pa.array(np.frombuffer(b"".join(digests), dtype=np.int64))

@@ -1,25 +1,30 @@
-"""The formats of data: one record says all that a format is; everything else asks it.
+"""The data formats: one record defines a format, and all other code consults it.
 
-An evaluation of a format is a row of `cosent.evaluation.evaluators.TASKS`.
+The evaluation of a format is a row of `cosent.evaluation.evaluators.TASKS`.
 
-Shapes: K texts an example.
+Shapes: K texts per example.
 """
 
 import math
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, NamedTuple
+
+from cosent.data.shown import shown
 
 DataFormat = str  # a key of FORMATS
 
-NO_LABEL = object()  # what stands for the label of an example that need not have one
+NO_LABEL = object()  # stands for the missing label of an example that does not need one
 
 
 class Example(NamedTuple):
-    """K texts and at most one label. A tuple, as it is made twice as fast as a frozen dataclass.
+    """K texts and at most one label; a tuple, because it is created twice as fast as a frozen dataclass.
 
     Attributes:
-        texts: a pair's two; a sentence; an anchor, its positive and its hard negatives, if any.
+        texts: the two texts of a pair; a sentence; an anchor, its positive and any hard negatives.
         label: a pair's score, or the name of a text's class.
     """
 
@@ -29,21 +34,21 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Format:
-    """What an example is, and how rows hold it.
+    """The definition of a data format: the form of an example and of a row.
 
     Attributes:
-        noun: what examples are called.
-        wanted: what columns have to be found, for messages.
-        examples: of a row's values and its label; raises ValueError, saying what is wrong with the row.
-        label: type of labels: float for scores, str for names of classes. None: there are none.
-        text_columns: names that text columns may have together, the likeliest first.
-        label_columns: names that the label's column may have.
-        text_places: of the texts in a row without names. None: every column that holds no numbers.
-        label_place: of the label in such a row.
-        most_texts: text columns at most.
-        any_negatives: whether further columns are negatives, as many as a row has.
-        num_views: how often a text is embedded where a loss compares two views of it.
-        knows_matches: whether the texts of an example are known to match, and through others further texts.
+        noun: the name of the examples.
+        wanted: the required columns, for messages.
+        examples: makes examples from a row's values and its label; raises ValueError if the row is bad.
+        label: type of the labels: float for scores, str for class names. None: no labels.
+        text_columns: known combinations of names of the text columns, the likeliest first.
+        label_columns: known names of the label column.
+        text_places: positions of the texts in a row without names. None: every column that does not hold numbers.
+        label_place: position of the label in such a row.
+        most_texts: largest number of text columns.
+        any_negatives: whether all further columns are negatives.
+        num_views: how often a text is embedded if the loss compares two views of it.
+        knows_matches: whether the texts of an example are known to match, and others through them.
     """
 
     noun: str
@@ -61,14 +66,14 @@ class Format:
 
     @property
     def least_texts(self) -> int:
-        """Text columns at least."""
+        """The least number of text columns."""
         return len(self.text_places or (0,))
 
     def fits(self, num_texts: int) -> bool:
-        """Tell whether an example can come from so many text columns.
+        """Tell whether the format can have this many text columns.
 
         Args:
-            num_texts: text columns that were named.
+            num_texts: number of named text columns.
         """
         return self.least_texts <= num_texts <= self.most_texts
 
@@ -120,7 +125,7 @@ _TRIPLET_COLUMNS = (
 )
 _TEXT_COLUMNS = (("text",), ("sentence",), ("query",), ("question",), ("content",), ("utterance",))
 
-# Names that fit several formats are taken for the first of them.
+# If names fit several formats, the first one is chosen.
 FORMATS: dict[DataFormat, Format] = {
     "pairs": Format(
         noun="pairs",
@@ -166,26 +171,26 @@ FORMATS: dict[DataFormat, Format] = {
     ),
 }
 
-# Texts' columns of any format but triplets: in line 1 of a file, these are names and no texts.
+# Text columns of all formats except triplets: in line 1 of a file, these words are names, not texts.
 KNOWN_TEXT_COLUMNS = frozenset(name for names in (*_PAIR_COLUMNS, *_TEXT_COLUMNS) for name in names)
 
 
 def to_text(value: Any, name: str) -> str:
-    """Insist on a text, and strip it.
+    """Check that a value is a text, and strip it.
 
     Args:
-        value: as read.
-        name: what it is, for the message.
+        value: the value as read.
+        name: what the value is, for the message.
 
     Raises:
-        ValueError: if it is none, is empty, or is no Unicode.
+        ValueError: if the value is not a text, is empty, or is not valid Unicode.
     """
     if not isinstance(value, str):
-        raise ValueError(f"the {name} is {value!r}, which is no text")
+        raise ValueError(f"the {name} is {shown(value)}, which is no text")
     text = value.strip()
     if not text:
         raise ValueError(f"the {name} is empty")
-    if not text.isascii():  # which is told without a copy
+    if not text.isascii():  # this check needs no copy
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
@@ -193,27 +198,78 @@ def to_text(value: Any, name: str) -> str:
     return text
 
 
-def to_score(value: Any) -> float:
-    """Insist on a finite number.
+# Notations of numbers that Python does not read, and what to do; no text fits two of them.
+_NUMBERS = tuple(
+    (re.compile(pattern), what)
+    for pattern, what in (
+        (r"[+-]?\d*,\d+(e[+-]?\d+)?", "a number with a decimal comma; write 0.5 for 0,5"),
+        (r"[+-]?\d[\d.,]* ?[%‰]", "a percentage; write 0.85 for 85%"),
+        (r"\d+([.,]\d+)? ?[/⁄] ?\d+", "a fraction; write 0.8 for 4/5"),
+        (r"\d{4}[-/.]\d\d?[-/.]\d\d?.*|\d\d?[-/.]\d\d?[-/.]\d{4}.*|\d\d?:\d\d.*", "a date or a time"),
+        (r"""["'].*\d["']""", "a number in quotation marks; write it without them"),
+    )
+)
+_TRUTH = "true false yes no t f y n 是 否 对 错"
+_VERDICTS = "same different similar dissimilar related unrelated relevant irrelevant entailment neutral contradiction"
+_LABEL_WORDS = frozenset(f"{_TRUTH} {_VERDICTS} match nomatch duplicate positive negative".split())
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a text is a finite number, or a notation that Python does not read, such as 0,137, 85%, 4/5 or $3.
 
     Args:
-        value: as read.
+        text: the text of a field.
+    """
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        plain = unicodedata.normalize("NFKC", text.strip())
+        has_letters = any(map(str.isalpha, plain)) and not _NUMBERS[0][0].fullmatch(plain)
+        return not has_letters and any(map(str.isdecimal, plain))
+
+
+def is_label_word(text: str) -> bool:
+    """Tell whether a text is a word used as a label, such as true, no or entailment.
+
+    Args:
+        text: the text of a field.
+    """
+    return text.strip().casefold().replace(" ", "") in _LABEL_WORDS
+
+
+def _instead(value: Any) -> str:
+    """Say what a label that is not a number looks like, and what to write instead; "" if unclear."""
+    plain = unicodedata.normalize("NFKC", value[:100]).strip() if isinstance(value, str) else ""
+    if plain.casefold() in _TRUTH.split():
+        return " but looks like a truth value; write 1 and 0"
+    looks = next((what for pattern, what in _NUMBERS if pattern.fullmatch(plain)), "")
+    if not looks and plain and is_number(plain):
+        looks = "one with other signs; write digits, with a full stop before decimals"
+    return f" but looks like {looks}" if looks else ""
+
+
+def to_score(value: Any) -> float:
+    """Check that a value is a finite number, and convert it.
+
+    Args:
+        value: the value as read.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the value is not a finite number.
     """
     try:
         label = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"label {value!r} is no number") from None
+        raise ValueError(f"label {shown(value)} is no number{_instead(value)}") from None
     if not math.isfinite(label):
-        raise ValueError(f"label {value!r} is not finite")
+        raise ValueError(f"label {shown(value)} is not finite")
     return label
 
 
 def _to_class(value: Any) -> str:
-    if value is None or isinstance(value, float) and math.isnan(value):
-        raise ValueError(f"the class is {value!r}")
+    is_missing = isinstance(value, float) and math.isnan(value)
+    if is_missing or not isinstance(value, (str, int, float, Decimal)):
+        raise ValueError(f"the class is {shown(value)}")
     return to_text(str(value), "class")
 
 

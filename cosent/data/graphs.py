@@ -1,4 +1,4 @@
-"""What hangs together, directly or through others."""
+"""Connected components of graphs."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,9 @@ def components(starts: NDArray[np.int64], ends: NDArray[np.int64], size: int) ->
     """Group nodes that are connected.
 
     Args:
-        starts: (E,) one end of each edge, a node's number.
-        ends: (E,) its other end.
-        size: how many nodes there are.
+        starts: (E,) node index of one end of each edge.
+        ends: (E,) node index of the other end.
+        size: number of nodes.
 
     Returns:
         (size,) the component of each node.

@@ -1,6 +1,6 @@
-"""What is wrong with data before anything is trained on it: repetitions, contradictions, leaks, damaged texts.
+"""Checks of data before training: repetitions, contradictions, leaks, damaged texts.
 
-Shapes: n examples of a file, K texts in one, N texts of all its examples, U distinct texts of all files.
+Shapes: n examples in a file, K texts in each, N texts in all of them, U distinct texts in all files.
 """
 
 import re
@@ -9,15 +9,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cosent.data.clues import TAB, TAB_SEPARATED, to_csv
 from cosent.data.formats import FORMATS, DataFormat, Example
 from cosent.data.graphs import components
 from cosent.data.positives import is_match
 from cosent.data.readers import ExampleReader
+from cosent.data.rows import suffix_of
 
 if TYPE_CHECKING:
     from cosent.data.datasets import Records  # which imports torch
@@ -28,20 +31,21 @@ _SHOWN_CHARACTERS = 60
 _OF_NUMBERS = re.compile(r"(?<=\d)[.,:/-](?=\d)|(?<!\w)-(?=\d)")
 _INVISIBLE = re.compile("[\ufeff\u200b-\u200f\u202a-\u202e\u2060-\u2064]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-# what UTF-8 looks like when it was read as Latin-1 or Windows-1252, and two classics of GBK
+# UTF-8 that was read as Latin-1 or Windows-1252, and well-known results of misread GBK
 _MISREAD = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u2122]+|锟斤拷|烫烫烫|屯屯屯")
+_QUOTED = re.compile('"(?:[^"]|"")*"')
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a person should know about data.
+    """A problem found in the data.
 
     Attributes:
-        what: what was found.
-        count: in how many examples.
-        total: of how many.
-        effect: what it does to a result.
-        examples: the first few, with their lines.
+        what: the problem.
+        count: number of examples that have it.
+        total: number of examples checked.
+        effect: its effect on results.
+        examples: the first few, with their line numbers.
     """
 
     what: str
@@ -56,14 +60,14 @@ class Finding:
 
 @dataclass
 class Split:
-    """A file's examples, and where they stand in it.
+    """A file's examples and their line numbers.
 
     Attributes:
         path: the file.
-        data_format: what an example is.
-        unit: what is counted in the file, "line" or "row".
-        places: (n,) lines of the examples.
-        examples: (n,) as read.
+        data_format: the data format.
+        unit: the unit of the places, "line" or "row".
+        places: (n,) line or row numbers of the examples.
+        examples: (n,) the examples.
     """
 
     path: str
@@ -74,17 +78,17 @@ class Split:
 
     @classmethod
     def read(cls, reader: ExampleReader) -> "Split":
-        """Read a file, and keep its examples and their lines."""
+        """Read the examples of a file and their line numbers."""
         places, examples = [], []
         for example in reader:
             places.append(reader.place)
             examples.append(example)
-        assert reader.data_format is not None  # else there was no row, which is an error
+        assert reader.data_format is not None  # otherwise there was no row, which is an error
         return cls(str(reader.path), reader.data_format, reader.unit, places, examples)
 
     @classmethod
     def of(cls, records: "Records") -> "Split":
-        """What was read already; places are then those among its examples."""
+        """Use examples that were read already; their places are then their numbers."""
         labels = records.labels.tolist() if "label" in records.rows.column_names else [None] * len(records)
         examples = [Example(tuple(texts), label) for texts, label in zip(records.texts, labels, strict=True)]
         places = list(range(1, len(examples) + 1))
@@ -95,16 +99,16 @@ class Split:
 
     @cached_property
     def labels(self) -> NDArray:
-        """(n,) scores of pairs, or names of classes."""
+        """(n,) scores of pairs or class names."""
         return np.array([example.label for example in self.examples])
 
     @cached_property
     def widths(self) -> NDArray[np.int64]:
-        """(n,) K of each example."""
+        """(n,) numbers of texts, K of each example."""
         return np.array([len(example.texts) for example in self.examples])
 
     def show(self, *numbers: int) -> str:
-        """Examples with their lines, on one line."""
+        """Format examples with their line numbers, on one line."""
         shown = []
         for number in numbers:
             example = self.examples[number]
@@ -115,22 +119,22 @@ class Split:
 
 @dataclass
 class TextIds:
-    """Numbers for texts, equal where texts are equal under some key."""
+    """Assigns ids to texts, equal for texts with equal keys."""
 
     key: Callable[[str], str] = str
     known: dict[str, int] = field(default_factory=dict)
 
     def of(self, texts: Iterable[str]) -> NDArray[np.int64]:
-        """(N,) the texts' numbers."""
+        """Return the (N,) ids of texts."""
         known = self.known
         return np.array([known.setdefault(self.key(text), len(known)) for text in texts], dtype=np.int64)
 
 
 def normalized(text: str) -> str:
-    """A text without what seldom carries meaning: case, width, accents' encoding, spaces and punctuation.
+    """Normalise what seldom carries meaning: case, width, the encoding of accents, spaces and punctuation.
 
-    Within and before numbers punctuation stays, and so do symbols (C++, $, emoji). Where nothing else is left, it is
-    the text in its own width and case.
+    Punctuation within and before numbers stays, and so do symbols (C++, $, emoji). If nothing is left, only width and
+    case are normalised.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     if plain.isalnum():
@@ -141,17 +145,17 @@ def normalized(text: str) -> str:
 
 
 def check_split(split: Split, positive_label_min: float | None = None) -> list[Finding]:
-    """Look for what is wrong within a file.
+    """Check one file for problems.
 
     Args:
-        split: its examples.
-        positive_label_min: graded labels from here on are a match.
+        split: the examples of the file.
+        positive_label_min: the lowest graded label of a match.
 
     Returns:
-        A finding for each kind of trouble that there is.
+        A finding for each kind of problem present.
     """
     ids = TextIds().of(text for example in split.examples for text in example.texts)
-    findings = [_repeated(split, ids), *_damaged(split)]
+    findings = [_repeated(split, ids), *_damaged(split), _quoted(split)]
     label = FORMATS[split.data_format].label
     if label is float:
         pairs = ids.reshape(-1, 2)
@@ -172,14 +176,14 @@ def check_split(split: Split, positive_label_min: float | None = None) -> list[F
 
 
 def check_leaks(earlier: Split, later: Split) -> list[Finding]:
-    """Look for what two files share.
+    """Check two files for leaks.
 
     Args:
-        earlier: what is trained on, mostly.
-        later: what is held out.
+        earlier: usually the training data.
+        later: the held-out data.
 
     Returns:
-        A finding for each kind of leak that there is, counted in the later file's examples.
+        A finding for each kind of leak present, counted in the later file's examples.
     """
     findings = []
     exact = _Shared(earlier, later, TextIds())
@@ -214,7 +218,7 @@ def check_leaks(earlier: Split, later: Split) -> list[Finding]:
 
 
 class _Shared:
-    """Which examples of a file share texts with another file's, by some key."""
+    """Finds the examples of a file that share texts, under some key, with another file."""
 
     def __init__(self, earlier: Split, later: Split, ids: TextIds):
         self.earlier, self.later = earlier, later
@@ -235,13 +239,13 @@ class _Shared:
         self.connected = _any_of_rows(reached[component[second]], later.widths)
 
     def finding(self, what: str, found: NDArray[np.bool_], effect: str) -> Finding:
-        """A finding about some of the later file's examples."""
+        """Make a finding about some of the later file's examples."""
         numbers = np.flatnonzero(found)
         return Finding(what, len(numbers), len(found), effect, [self.later.show(n) for n in numbers[:SHOWN_EXAMPLES]])
 
 
 def _edges(parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """From each example's first text to each of its texts."""
+    """Make edges from each example's first text to each of its texts."""
     firsts = [np.repeat(texts[np.cumsum(widths) - widths], widths) for texts, widths in parts]
     return np.concatenate(firsts), np.concatenate([texts for texts, _ in parts])
 
@@ -276,7 +280,7 @@ def _swapped(split: Split, pairs: NDArray[np.int64]) -> Finding:
 
 
 def _other_labels(split: Split, keys: NDArray[np.int64]) -> Finding:
-    """Rows whose texts, in any order, stand there with another label, too."""
+    """Find rows whose texts, in any order, also occur with another label."""
     flat = keys @ [keys.max() + 1, 1] if keys.shape[1] == 2 else keys[:, 0]
     _, group = np.unique(flat, return_inverse=True)
     _, value = np.unique(split.labels, return_inverse=True)
@@ -304,12 +308,12 @@ def _identical_sides(split: Split, pairs: NDArray[np.int64], matches: NDArray[np
 
 
 def _contradictions(split: Split, pairs: NDArray[np.int64], matches: NDArray[np.bool_]) -> Finding:
-    """Pairs labelled as no match whose texts are joined by pairs that match: A = B, B = C, yet A != C."""
+    """Find pairs labelled as no match whose texts are connected by matching pairs: A = B, B = C, yet A != C."""
     size = int(pairs.max()) + 1
     component = components(pairs[matches, 0], pairs[matches, 1], size)
     joined = component[pairs[:, 0]] == component[pairs[:, 1]]
     key = np.sort(pairs, axis=1) @ [size, 1]
-    by_itself = np.isin(key, key[matches]) | (pairs[:, 0] == pairs[:, 1])  # which other findings tell of
+    by_itself = np.isin(key, key[matches]) | (pairs[:, 0] == pairs[:, 1])  # covered by other findings
     found = np.flatnonzero(joined & ~matches & ~by_itself)
     neighbors: dict[int, list[tuple[int, int]]] = {}
     for number in np.flatnonzero(
@@ -325,7 +329,7 @@ def _contradictions(split: Split, pairs: NDArray[np.int64], matches: NDArray[np.
 
 
 def _chain(neighbors: dict[int, list[tuple[int, int]]], start: int, end: int) -> list[int]:
-    """The fewest pairs that lead from one text to another."""
+    """Find the shortest chain of pairs from one text to another."""
     came: dict[int, tuple[int, int]] = {start: (start, -1)}
     waiting = deque([start])
     while end not in came:
@@ -342,7 +346,7 @@ def _chain(neighbors: dict[int, list[tuple[int, int]]], start: int, end: int) ->
 
 
 def _damaged(split: Split) -> list[Finding]:
-    """Texts with characters that nobody typed."""
+    """Find texts with characters that nobody typed."""
     kinds: list[tuple[str, Callable[[str], bool], str]] = [
         (
             "texts with invisible characters (byte order marks, zero-width, direction)",
@@ -372,8 +376,26 @@ def _damaged(split: Split) -> list[Finding]:
     return findings
 
 
+def _quoted(split: Split) -> Finding:
+    """Find fields that were written with quotation marks in a file without quoting."""
+    path = Path(split.path)
+    found, doubled = [], False
+    if suffix_of(path) in TAB_SEPARATED:
+        for number, example in enumerate(split.examples):
+            quoted = [text for text in example.texts if text[0] == '"' and _QUOTED.fullmatch(text)]
+            doubled = doubled or any('""' in text[1:-1] or text == '""' for text in quoted)
+            if quoted:
+                found.append(number)
+    if not doubled and 2 * len(found) <= len(split):  # a few texts may be quotations
+        found = []
+    effect = f"the marks are part of the texts; save the file as .csv, or use {to_csv(path, TAB)}" if found else ""
+    examples = [split.show(n) for n in found[:SHOWN_EXAMPLES]]
+    what = "texts in quotation marks, as spreadsheets write them (.tsv has no quoting: save the file as .csv)"
+    return Finding(what, len(found), len(split), effect, examples)
+
+
 def _is_misread(text: str) -> bool:
-    """Whether a stretch of it turns into fewer letters when it is encoded as Windows-1252 and decoded as UTF-8."""
+    """Tell whether a part of a text gets shorter when it is encoded as Windows-1252 and decoded as UTF-8."""
     for stretch in _MISREAD.findall(text):
         for encoding in ("cp1252", "latin-1"):
             try:
@@ -395,6 +417,6 @@ def _shorten(text: str) -> str:
 
 
 def quantiles(values: ArrayLike) -> str:
-    """Median, 95th percentile and maximum, in words."""
+    """Format the median, the 95th percentile and the maximum."""
     middle, high, most = np.quantile(np.asarray(values), [0.5, 0.95, 1], method="higher")
     return f"median {middle:,}, 95% up to {high:,}, at most {most:,}"

@@ -1,6 +1,6 @@
-"""Which texts are known to match.
+"""Finds the texts that are known to match.
 
-Shapes: n examples, N texts of them, U distinct texts.
+Shapes: n examples with N texts, U of them distinct.
 """
 
 from collections import defaultdict
@@ -19,11 +19,11 @@ def is_match(labels: NDArray, positive_label_min: float | None = None) -> NDArra
 
     Args:
         labels: (n,) numbers.
-        positive_label_min: the lowest label that does. None: 1 does, and 0 does not; so it is, too, where labels are
-            0 and 1 and the minimum, above 1, is meant for other data.
+        positive_label_min: the lowest label of a match. None: labels must be 0 and 1, and 1 is a match. This also
+            applies to 0/1 labels if the minimum is above 1, and so meant for other data.
 
     Returns:
-        (n,) booleans, or None where no minimum is given and labels are not 0 and 1.
+        (n,) booleans, or None if no minimum is given and labels are not 0 and 1.
     """
     binary = bool(np.isin(labels, (0, 1)).all())
     if positive_label_min is not None and not (binary and positive_label_min > 1):
@@ -34,15 +34,15 @@ def is_match(labels: NDArray, positive_label_min: float | None = None) -> NDArra
 def matching_pairs(
     pairs: Iterable[Sequence[str]], matches: NDArray[np.bool_], *, use_negatives: bool = False
 ) -> Iterator[Example]:
-    """Turn labelled pairs into anchors with their positives, and hard negatives if asked for.
+    """Turn matching pairs into anchors with positives, optionally with hard negatives from the other pairs.
 
     Args:
-        pairs: n pairs of texts; gone through twice if negatives are used.
-        matches: (n,) which of them match.
-        use_negatives: give an anchor the second texts of all pairs that do not match and have it as their first text.
+        pairs: n pairs of texts; iterated twice if negatives are used.
+        matches: (n,) booleans, which pairs match.
+        use_negatives: use the second texts of non-matching pairs as hard negatives of their first text.
 
     Yields:
-        (anchor, positive, negatives...) for each pair that matches.
+        (anchor, positive, negatives...) for each matching pair.
     """
     negatives: dict[str, list[str]] = defaultdict(list)
     if use_negatives:
@@ -56,11 +56,11 @@ def matching_pairs(
 
 @dataclass(frozen=True)
 class PositiveGroups:
-    """Texts that match each other, directly or through others: A~B and B~C make A~C.
+    """Groups of texts that match each other, directly or through others: A~B and B~C imply A~C.
 
     Attributes:
-        text_ids: (U,) of all texts of the positive pairs, ascending.
-        groups: (U,) an id for each that is equal within a group: the smallest of its text ids.
+        text_ids: (U,) text ids of all texts in positive pairs, ascending.
+        groups: (U,) their group ids; a group's id is its smallest text id.
     """
 
     text_ids: NDArray[np.int64]
@@ -71,7 +71,7 @@ class PositiveGroups:
         """Find the groups.
 
         Args:
-            text_ids: (n, 2) the two text ids of each positive pair.
+            text_ids: (n, 2) text ids of the positive pairs.
 
         Returns:
             The groups.
@@ -79,17 +79,17 @@ class PositiveGroups:
         distinct, ends = np.unique(text_ids, return_inverse=True)
         ends = ends.reshape(-1, 2)
         component = components(ends[:, 0], ends[:, 1], len(distinct))
-        first = np.unique(component, return_index=True)[1]  # texts ascend, so a component's first is its smallest
+        first = np.unique(component, return_index=True)[1]  # text ids ascend, so a component's first is its smallest
         return cls(distinct, distinct[first[component]])
 
     def __call__(self, text_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The groups of some texts.
+        """Look up the groups of texts.
 
         Args:
-            text_ids: (N,) of any texts.
+            text_ids: (N,) ids of any texts.
 
         Returns:
-            (N,) their groups' ids; a text of no positive pair is a group of its own.
+            (N,) group ids; a text that is in no positive pair is its own group.
         """
         if not len(self.text_ids):
             return text_ids

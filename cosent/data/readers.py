@@ -1,46 +1,55 @@
-"""Files as examples, with a report of what was found.
+"""Reads the examples of a file and reports bad rows.
 
-`rows` opens the file, `layouts` says what a row means; here bad rows are counted and named, whatever the format.
+`rows` opens the file and `layouts` detects the meaning of a row; this module counts and names bad rows of any format.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from cosent.data.clues import SEPARATORS, csv_separator, explain
 from cosent.data.formats import DataFormat, Example
-from cosent.data.layouts import Columns
-from cosent.data.rows import GZIP_ERRORS, PlacedRow, open_rows
+from cosent.data.layouts import Columns, Layout
+from cosent.data.lines import MAX_TEXT_BYTES
+from cosent.data.rows import PlacedRow, Row, open_rows, suffix_of
+from cosent.data.shown import clipped
 from cosent.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 OnBadRows = Literal["error", "skip"]
 
 _SHOWN_PROBLEMS = 5
-_ROWS_TO_LOOK_AT = 1_000  # before a file's layout is settled
+_ROWS_TO_LOOK_AT = 1_000  # rows from which a file's layout is detected
+_CHARACTERS_TO_LOOK_AT = 2**24
 
 
 @dataclass
 class ReadReport:
-    """What reading a file found.
+    """The result of reading a file.
 
     Attributes:
         path: the file.
-        num_rows: rows in it, bad ones included.
-        num_bad: rows that cannot be used.
-        problems: the first few bad rows, with their places.
+        num_rows: number of rows, including bad ones.
+        num_bad: number of rows that cannot be used.
+        problems: the first few bad rows, with their line numbers.
+        remarks: what was guessed, and how to override it.
     """
 
     path: str
     num_rows: int = 0
     num_bad: int = 0
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def add_problem(self, unit: str, number: int, problem: str) -> None:
-        """Count a bad row, and keep its place if it is one of the first."""
+        """Count a bad row, and record it if it is one of the first."""
         self.num_bad += 1
         if len(self.problems) < _SHOWN_PROBLEMS:
-            self.problems.append(f"{unit} {number}: {problem}")
+            self.problems.append(f"{unit} {number}: {clipped(problem)}")
 
     def __str__(self) -> str:
         more = [f"... and {self.num_bad - len(self.problems)} more"] if self.num_bad > len(self.problems) else []
@@ -49,84 +58,141 @@ class ReadReport:
 
 
 class ExampleReader:
-    """Iterates over the examples of a file; when it is through, `report` says what was there.
+    """Iterates over the examples of a file; afterwards, `report` says what was found.
 
-    Columns are found by name where the first line is a header, as they are declared where they are, else in the order
-    text, text, label (pairs); text, class (classes); anchor, positive, negatives (triplets); or as a text each
-    (sentences: every column that does not hold numbers alone).
+    Declared columns are used as declared. Other columns are found by name if the first line is a header, else by
+    position: text, text, label (pairs); text, class (classes); anchor, positive, negatives (triplets); or one text each
+    (sentences: every column that does not hold only numbers).
 
     Args:
-        path: see `open_rows` for its kinds.
-        columns: what is known of them. None: all is to be found out.
+        path: a TSV, CSV, JSON lines or Parquet file, optionally gzipped.
+        columns: the declared columns. None: detect everything.
         on_bad_rows: "error" raises at the end of the file if any row is bad, "skip" leaves bad rows out.
+        max_text_bytes: bytes at most in a line, in a row of a .csv file, and in a text of a table; a row beyond that is
+            bad.
 
     Attributes:
-        data_format: what the rows mean; None before the first example.
-        unit: what is counted in the file, "line" or "row".
-        place: the line or row of the latest example, from 1.
+        data_format: the format of the rows; None before the first example.
+        unit: the unit of `place`, "line" or "row".
+        place: the line or row of the latest example, counted from 1.
 
     Raises:
         DataError: on iterating, if the file is missing, empty, of an unknown kind, lacks a column or does not say
             what it means; if rows are bad and not to be skipped; if no row is left.
     """
 
-    def __init__(self, path: str | Path, columns: Columns | None = None, *, on_bad_rows: OnBadRows = "error"):
+    def __init__(
+        self,
+        path: str | Path,
+        columns: Columns | None = None,
+        *,
+        on_bad_rows: OnBadRows = "error",
+        max_text_bytes: int = MAX_TEXT_BYTES,
+    ):
         self.path = Path(path)
         self.columns = columns or Columns()
         self.on_bad_rows = on_bad_rows
+        self.max_text_bytes = max_text_bytes
         self.report = ReadReport(str(path))
         self.data_format: DataFormat | None = None
         self.unit = "line"
         self.place = 0
+        self._said: set[str] = set()
 
     def __iter__(self) -> Iterator[Example]:
         self.report = ReadReport(str(self.path))
-        self.unit, rows = open_rows(self.path)
-        try:
-            yield from self._examples(rows)
-        except GZIP_ERRORS as error:
-            raise DataError(f"{self.path} is damaged: {error}") from error
+        self.unit, rows = open_rows(self.path, max_text_bytes=self.max_text_bytes, choose=self.columns.needed)
+        if suffix_of(self.path) == ".csv" and (mark := csv_separator(self.path)) != ",":
+            self._remark(f"line 1 has no comma, so {SEPARATORS[mark]} separate the columns")
+        yield from self._examples(rows)
         if not self.report.num_rows:
             raise DataError(f"{self.path} is empty: it holds no rows")
         if self.report.num_bad and self.on_bad_rows == "error":
-            header = "If line 1 is a header, name its columns with text_columns and label_column. "
-            first = self.report.problems[0]
-            hint = header if first.startswith("line 1:") and "UTF-8" not in first and not self.columns.texts else ""
-            if self.report.num_bad == self.report.num_rows:
-                hint = self._other_format() or hint
-            raise DataError(f"{self.report}\n{hint}Mend them, or leave them out with on_bad_rows='skip'.")
+            hint = self._hint()
+            raise DataError(
+                f"{self.report}\n{hint}{' ' if hint else ''}Mend them, or leave them out with on_bad_rows='skip'."
+            )
         if self.report.num_bad == self.report.num_rows:
-            raise DataError(f"no row is left\n{self.report}")
+            raise DataError("\n".join(filter(None, (f"no row is left\n{self.report}", self._hint()))))
+
+    def _hint(self) -> str:
+        """Explain in a sentence or two where bad rows may come from; "" if unknown."""
+        clue = explain(self.path, suffix_of(self.path))
+        if clue:
+            return clue
+        if self.report.num_bad == self.report.num_rows and (format_clue := self._other_format()):
+            return format_clue
+        first = self.report.problems[0]
+        is_like_a_header = first.endswith("is no number") or " columns, expected " in first
+        if first.startswith("line 1:") and is_like_a_header and not self.columns.texts:
+            return "If line 1 is a header, name its columns with text_columns and label_column."
+        return ""
 
     def _other_format(self) -> str:
-        """A hint at the format that a file has, if none of its rows has the one that was asked for."""
-        first = [row for _, row in islice(open_rows(self.path)[1], _ROWS_TO_LOOK_AT)]
+        """Suggest another format if no row has the requested one."""
+        if self.columns.data_format == "auto":
+            return ""
+        first = _first_rows(open_rows(self.path, max_text_bytes=self.max_text_bytes)[1])
         try:
-            layout = Columns("auto", self.columns.texts, self.columns.label).find(first)
+            layout = Columns("auto", self.columns.texts, self.columns.label).find([row for _, row in first])
         except ValueError:
             return ""
         if layout is None or layout.data_format == self.columns.data_format:
             return ""
-        return (
-            f"These look like {layout.data_format}, not {self.columns.data_format}: docs/training.md has their loss. "
-        )
+        return f"These look like {layout.data_format}, not {self.columns.data_format}: docs/training.md has their loss."
+
+    def _remark(self, remark: str) -> None:
+        """Add a remark to the report, and log it once."""
+        self.report.remarks.append(remark)
+        if remark not in self._said:
+            self._said.add(remark)
+            logger.info("%s: %s", self.path, remark)
 
     def _examples(self, rows: Iterator[PlacedRow]) -> Iterator[Example]:
-        first = list(islice(rows, _ROWS_TO_LOOK_AT))
-        try:
-            layout = self.columns.find([row for _, row in first])
-        except ValueError as error:
-            raise DataError(f"{self.path}: {error}") from error
+        first = _first_rows(rows)
+        layout = self._find([row for _, row in first])
         self.data_format = layout.data_format if layout else None
+        header: list[str] | None = None
         names_pending = layout is not None and layout.is_header
         for self.place, row in chain(first, rows):
             if names_pending and isinstance(row, list):
-                names_pending = False
+                names_pending, header = False, row
                 continue
             self.report.num_rows += 1
             try:
                 if layout is None:
                     raise ValueError(self.columns.not_found(list(row)) if isinstance(row, dict) else row)
+                if header is not None and row == header:
+                    raise ValueError("is the header again")
                 yield from layout.examples(row)
             except ValueError as error:
                 self.report.add_problem(self.unit, self.place, str(error))
+
+    def _find(self, rows: list[Row]) -> Layout | None:
+        """Detect the file's layout, and report what was guessed."""
+        try:
+            layout = self.columns.find(rows)
+        except ValueError as error:
+            clue = explain(self.path, suffix_of(self.path))
+            raise DataError(f"{self.path}: {error}" + (f"\n{clue}" if clue else "")) from error
+        if layout is not None and layout.remark:
+            self._remark(layout.remark)
+        return layout
+
+
+def _first_rows(rows: Iterator[PlacedRow]) -> list[PlacedRow]:
+    """The rows by which a file's layout is told: many, if they are not long."""
+    first: list[PlacedRow] = []
+    characters = 0
+    while len(first) < _ROWS_TO_LOOK_AT and characters < _CHARACTERS_TO_LOOK_AT:
+        row = next(rows, None)
+        if row is None:
+            break
+        first.append(row)
+        characters += _num_characters(row[1])
+    return first
+
+
+def _num_characters(row: Row) -> int:
+    fields: Iterable[object] = row.values() if isinstance(row, dict) else row
+    return sum(len(field) if isinstance(field, (str, list)) else 1 for field in fields)

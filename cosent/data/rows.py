@@ -1,132 +1,210 @@
-"""Rows of files as their format gives them: TSV, CSV, JSON lines and Parquet, each plain or gzipped."""
+"""Reads the rows of TSV, CSV, JSON lines and Parquet files, plain or gzipped."""
 
 import csv
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from cosent.data.clues import csv_separator, refuse_foreign
+from cosent.data.lines import MAX_TEXT_BYTES, check_file, lines, open_bytes, readable, too_long
+from cosent.data.shown import clipped
+from cosent.data.tables import ChooseColumns, table_rows
 from cosent.errors import DataError
 
-GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
+_Content = TypeVar("_Content", bytes | str, list[str] | str)
 
-# of a table, as Python objects: pyarrow's 65,536 would take gigabytes where a column holds embeddings or images
-_ROWS_AT_A_TIME = 1_024
-
-_Content = TypeVar("_Content", bytes, list[str])
-
-# A row's values by position or by name, or a sentence that says why it has none.
+# A row's values by position or by name, or a message that says why the row is unreadable.
 Row = list[str] | dict[str, Any] | str
-# A row with its place in the file: a line or row number, from 1.
+# A row with its line or row number, counted from 1.
 PlacedRow = tuple[int, Row]
 
 
-def open_rows(path: Path) -> tuple[str, Iterator[PlacedRow]]:
+class _Kind(NamedTuple):
+    """A file type: the unit of its row numbers, and the function that reads its rows."""
+
+    unit: str
+    read: Callable[[Path, int, ChooseColumns | None], Iterator[PlacedRow]]
+
+
+def open_rows(
+    path: Path, *, max_text_bytes: int = MAX_TEXT_BYTES, choose: ChooseColumns | None = None
+) -> tuple[str, Iterator[PlacedRow]]:
     """Open a data file.
 
     Args:
         path: .tsv, .txt and .data are tab-separated without quoting, .csv is comma-separated with quoting, .jsonl and
-            .json hold an object a line, .parquet a table; .gz may follow. Text is UTF-8, with or without a BOM.
+            .json hold one object per line, .parquet a table; .gz may follow. Text is UTF-8, with or without a BOM. A
+            .csv file whose line 1 has no comma may be separated by tabs or semicolons.
+        max_text_bytes: maximum number of bytes in a line, in a row of a .csv file, and in a text of a table; no more
+            is ever in memory.
+        choose: picks the columns of a table to read. None: all.
 
     Returns:
-        What a row's number counts, "line" or "row", and the rows.
+        The unit of the row numbers, "line" or "row", and the rows.
 
     Raises:
-        DataError: if the file is missing or of an unknown kind; on iterating, if it is damaged.
+        DataError: if the file is missing, cannot be opened or is of an unknown or another type; during iteration, if it
+            is damaged.
+        ValueError: if max_text_bytes is below 1.
     """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist" if not path.exists() else f"{path} is a folder, not a data file")
-    suffix = (path.suffixes[-2:-1] if path.suffix == ".gz" else path.suffixes[-1:]) or [""]
-    readers: dict[str, tuple[str, Callable[[Path], Iterator[PlacedRow]]]] = {
-        ".tsv": ("line", _tsv_rows),
-        ".txt": ("line", _tsv_rows),
-        ".data": ("line", _tsv_rows),
-        ".csv": ("line", _csv_rows),
-        ".jsonl": ("line", _json_rows),
-        ".json": ("line", _json_rows),
-        ".parquet": ("row", _parquet_rows),
-    }
-    if suffix[0].lower() not in readers:
-        raise DataError(f"{path} is of an unknown kind; known are {', '.join(readers)}, and each with .gz")
-    unit, reader = readers[suffix[0].lower()]
-    return unit, reader(path)
+    if max_text_bytes < 1:
+        raise ValueError(f"max_text_bytes must be at least 1, got {max_text_bytes}")
+    check_file(path)
+    suffix = suffix_of(path)
+    if suffix not in _KINDS:
+        hint = "; save the sheet as .csv (UTF-8)" if suffix in _SPREADSHEETS else ""
+        raise DataError(f"{path} is of an unknown kind; known are {', '.join(_KINDS)}, and each with .gz{hint}")
+    with readable(path):
+        refuse_foreign(path, suffix)
+    unit, read = _KINDS[suffix]
+    return unit, _readable(path, read(path, max_text_bytes, choose))
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def suffix_of(path: Path) -> str:
+    """Return the ending that gives a file's type, in lower case.
+
+    Args:
+        path: the file; .gz is ignored.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return next(iter(suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:]), "")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines without their ends. Only a line feed ends a line: `str.splitlines` would cut at characters of the text."""
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip(b"\r\n")
+def _readable(path: Path, rows: Iterator[PlacedRow]) -> Iterator[PlacedRow]:
+    with readable(path):
+        yield from rows
 
 
 def _without_blank_end(rows: Iterable[tuple[int, _Content]]) -> Iterator[tuple[int, _Content]]:
-    """Leave out blank lines at the end of a file; elsewhere they are rows, and bad ones."""
-    blank: list[tuple[int, _Content]] = []
+    """Skip blank lines at the end of a file; elsewhere they count as bad rows."""
+    blank: list[tuple[int, _Content]] = []  # only the first and the latest, as there may be billions
     for row in rows:
-        if row[1]:
-            yield from blank
+        if not row[1]:
+            blank[1:] = [row]
+            continue
+        if blank:
+            yield from ((number, blank[0][1]) for number in range(blank[0][0], blank[-1][0] + 1))
             blank.clear()
-            yield row
-        else:
-            blank.append(row)
+        yield row
 
 
-def _tsv_rows(path: Path) -> Iterator[PlacedRow]:
-    for number, line in _without_blank_end(_lines(path)):
+def _tsv_rows(path: Path, max_text_bytes: int, choose: ChooseColumns | None) -> Iterator[PlacedRow]:
+    for number, line in _without_blank_end(lines(path, max_text_bytes)):
         try:
-            yield number, line.decode("utf-8").split("\t")
+            yield number, line if isinstance(line, str) else line.decode("utf-8").split("\t")
         except UnicodeDecodeError:
             yield number, "is not UTF-8"
 
 
-def _json_rows(path: Path) -> Iterator[PlacedRow]:
-    for number, line in _without_blank_end(_lines(path)):
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            yield number, "is not UTF-8"
-        except (ValueError, RecursionError) as error:
-            yield number, f"is not JSON ({error})"
-        else:
-            yield number, row if isinstance(row, dict) else "is not a JSON object"
+def _json_rows(path: Path, max_text_bytes: int, choose: ChooseColumns | None) -> Iterator[PlacedRow]:
+    for number, line in _without_blank_end(lines(path, max_text_bytes)):
+        yield number, line if isinstance(line, str) else _json_row(line)
 
 
-def _csv_rows(path: Path) -> Iterator[PlacedRow]:
-    yield from _without_blank_end(_csv_records(path))
+def _json_row(line: bytes) -> Row:
+    try:
+        row = _JSON.decode(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    except RecursionError:
+        return "is not JSON that can be used: it is nested too deeply"
+    except ValueError as error:
+        return f"is not JSON ({clipped(str(error))})"
+    return row if isinstance(row, dict) else "is not a JSON object"
 
 
-def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    # surrogates stand for bytes that are not UTF-8, so that only their own row is bad
-    with _open(path) as file, io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
-        csv.field_size_limit(2**31 - 1)
-        reader = csv.reader(text, strict=True)
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {clipped(repr(twice))} stands there twice")
+    return row
+
+
+def _csv_rows(path: Path, max_text_bytes: int, choose: ChooseColumns | None) -> Iterator[PlacedRow]:
+    yield from _without_blank_end(_csv_records(path, max_text_bytes))
+
+
+def _csv_records(path: Path, max_text_bytes: int) -> Iterator[tuple[int, list[str] | str]]:
+    separator = csv_separator(path)
+    # bytes that are not UTF-8 become surrogates, so that only their own row is bad
+    with open_bytes(path) as file, io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
+        csv.field_size_limit(2**31 - 1)  # `_RecordLines` has its own limit
+        feed = _RecordLines(text, max_text_bytes)
+        reader = csv.reader(feed, strict=True, delimiter=separator)
         while True:
-            number = reader.line_num + 1
+            number = feed.begin_record()
             try:
-                row = next(reader, None)
+                row: list[str] | str | None = next(reader, None)
             except csv.Error as error:
                 raise DataError(f"{path}: line {number}: the quoting is broken ({error})") from error
+            except _TooLongError:
+                if feed.number > number:
+                    problem = f"a quotation mark is not closed, or the row {too_long(max_text_bytes)}"
+                    raise DataError(f"{path}: line {number}: the quoting is broken ({problem})") from None
+                row = too_long(max_text_bytes)
             if row is None:
                 return
             yield number, row
 
 
-def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
-    import pyarrow
-    from pyarrow import parquet
+_JSON = json.JSONDecoder(object_pairs_hook=_json_object)
 
-    with _open(path) as file:
-        try:
-            table = parquet.ParquetFile(io.BytesIO(file.read()) if path.suffix == ".gz" else file)
-            batches = table.iter_batches(batch_size=_ROWS_AT_A_TIME)
-            rows = (row for batch in batches for row in batch.to_pylist())
-            yield from enumerate(rows, start=1)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{path} is damaged: {error}") from error
+
+class _TooLongError(Exception):
+    """A record exceeds the limit."""
+
+
+class _RecordLines:
+    """Yields the lines of a text to `csv.reader`, up to the limit of a record.
+
+    Args:
+        text: the text to read.
+        max_bytes: maximum number of bytes in a record.
+
+    Attributes:
+        number: number of the latest line, from 1.
+    """
+
+    def __init__(self, text: io.TextIOWrapper, max_bytes: int):
+        self.number = 0
+        self._text = text
+        self._max_bytes = self._left = max_bytes
+
+    def begin_record(self) -> int:
+        """Begin a new record, and return its line number."""
+        self._left = self._max_bytes
+        return self.number + 1
+
+    def __iter__(self) -> "_RecordLines":
+        return self
+
+    def __next__(self) -> str:
+        most = max(self._left, 0) + 2  # room for \r\n
+        line = self._text.readline(most)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        size = len(line) if line.isascii() else len(line.encode(errors="surrogateescape"))
+        self._left -= size
+        if size > most or len(line) == most and line[-1] != "\n":
+            while line and line[-1] not in "\r\n":
+                line = self._text.readline(self._max_bytes)
+            raise _TooLongError
+        return line
+
+
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")
+
+_KINDS = {
+    ".tsv": _Kind("line", _tsv_rows),
+    ".txt": _Kind("line", _tsv_rows),
+    ".data": _Kind("line", _tsv_rows),
+    ".csv": _Kind("line", _csv_rows),
+    ".jsonl": _Kind("line", _json_rows),
+    ".json": _Kind("line", _json_rows),
+    ".parquet": _Kind("row", table_rows),
+}

@@ -1,9 +1,9 @@
-"""Which rows go together in a batch.
+"""Batch samplers: choose the rows of each batch.
 
-Each sampler yields lists of row numbers, in another order every epoch, from a generator seeded by seed + epoch. It
-knows its length before it starts, and the same epoch always gives the same batches: a run can skip to its middle.
+Each sampler yields lists of row indices, in a new order every epoch, from a generator seeded by seed + epoch. Its
+length is known in advance, and an epoch always gives the same batches, so that a resumed run can skip to its middle.
 
-Shapes: n rows, P classes and S rows of each in a batch.
+Shapes: n rows; P classes with S rows each in a batch.
 """
 
 import heapq
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 class RowBatchSampler:
-    """Batches of neighbours in the order of one of torch's samplers; a random order is another one in every epoch.
+    """Batches of consecutive rows in the order of a torch sampler; a random order changes every epoch.
 
     Args:
-        order: yields row numbers; has a length, and a `generator` if it is random.
-        batch_size: rows in a batch at most.
-        seed: of the order.
-        drop_last: leave out a last batch that is not full.
+        order: yields row indices; has a length, and a `generator` if it is random.
+        batch_size: maximum number of rows in a batch.
+        seed: seed of the order.
+        drop_last: whether to drop a last batch that is not full.
     """
 
     def __init__(self, order: Sampler[int], *, batch_size: int, seed: int = 0, drop_last: bool = False):
@@ -39,7 +39,7 @@ class RowBatchSampler:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class RowBatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         if hasattr(self.order, "generator"):
-            # what accelerate's SeedableRandomSampler does, so that one process and several have the same order
+            # as in accelerate's SeedableRandomSampler, so that the order does not depend on the number of processes
             self.order.generator = torch.Generator().manual_seed(self.seed + self.epoch)
         yield from BatchSampler(self.order, self.rows_per_batch, self.drop_last)
 
@@ -55,17 +55,17 @@ class RowBatchSampler:
 class ClassBatchSampler:
     """P x S batches: several classes, and several rows of each.
 
-    Every epoch draws every row of a class with two rows or more. A class's rows are shuffled and dealt out in groups
-    of S; a last, short group is filled up with other rows of its class, and a class with fewer rows than S is one
-    group. A batch takes a group each of the P classes that have the most groups left, which gives the fewest batches
-    that can hold them all; where fewer classes have groups left, those that were drawn least help out with random
-    rows. Rows of classes with a single row have no positive and are left out: `num_singletons` counts them.
+    An epoch draws every row of each class with two rows or more. The rows of a class are shuffled and cut into groups
+    of S; a short last group is filled up with other rows of the class, and a class with fewer than S rows is one group.
+    A batch takes one group from each of the P classes with the most groups left, which gives the smallest possible
+    number of batches. If fewer than P classes have groups left, the classes drawn least often contribute random rows.
+    Classes with a single row have no positive and are left out: `num_singletons` counts them.
 
     Args:
         labels: (n,) the class of each row.
-        classes_per_batch: P, at least 2; all classes where there are fewer.
+        classes_per_batch: P, at least 2; all classes if there are fewer.
         samples_per_class: S, at least 2.
-        seed: of the order.
+        seed: seed of the order.
 
     Raises:
         DataError: if fewer than two classes have two rows or more.
@@ -98,7 +98,7 @@ class ClassBatchSampler:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class ClassBatchSampler:
         groups = [self._deal(rows, rng) for rows in self._rows]
         drawn = np.zeros(len(groups))
         batches = []
-        # classes by groups left, most first; the second number breaks ties at random
+        # classes by number of groups left, most first; the second number breaks ties at random
         heap = [(-len(left), rng.random(), c) for c, left in enumerate(groups)]
         heapq.heapify(heap)
         while heap:
@@ -126,7 +126,7 @@ class ClassBatchSampler:
         yield from (batches[i] for i in rng.permutation(len(batches)))
 
     def _deal(self, rows: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """All rows of a class in groups of S, or of all its rows where they are fewer."""
+        """Cut the rows of a class into groups of S, or one group if there are fewer."""
         shuffled = rng.permutation(rows)
         groups = [shuffled[i : i + self.samples_per_class] for i in range(0, len(rows), self.samples_per_class)]
         lacking = min(self.samples_per_class, len(rows)) - len(groups[-1])
@@ -151,18 +151,18 @@ class ClassBatchSampler:
 class DistinctTextBatchSampler:
     """Batches in which no text occurs in two rows, so that no row's positive is another row's negative.
 
-    A row that clashes goes to a later batch: the first that has room and none of its texts. Rows are placed in one
-    pass, in random order. A row that no batch is left for sits the epoch out, others each time: those of a text that
-    occurs in more rows than there are batches, and at the end perhaps one more. `num_unplaced` counts them.
+    Rows are placed in one pass, in random order, each in the first batch that has room and none of its texts. A row for
+    which there is no such batch is left out of the epoch. This concerns texts that occur in more rows than there are
+    batches, and perhaps one more row at the end; other rows are left out in each epoch. `num_unplaced` counts them.
 
     Args:
-        text_ids: n arrays (K,) of ids that are equal where texts are.
-        batch_size: rows in a batch at most.
-        seed: of the order.
-        drop_last: make only as many batches as the rows could fill; texts that clash may still leave some short.
+        text_ids: n arrays (K,) of ids that are equal for equal texts.
+        batch_size: maximum number of rows in a batch.
+        seed: seed of the order.
+        drop_last: whether to make only as many batches as the rows can fill; clashing texts may still leave some short.
 
     Raises:
-        DataError: if there are fewer rows than one batch, and they are to be dropped.
+        DataError: if `drop_last` is set and the rows do not fill one batch.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class DistinctTextBatchSampler:
             raise DataError(f"{len(text_ids)} rows do not fill a batch of {batch_size}, so there would be no step")
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -188,7 +188,7 @@ class DistinctTextBatchSampler:
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng(self.seed + self.epoch)
         batches: list[list[int]] = [[] for _ in range(len(self))]
-        # room[b]: a batch at or behind b that may have room; the last stands for none
+        # room[b]: a batch at or after b that may have room; the last entry stands for none
         room = list(range(len(self) + 1))
         earliest: dict[int, int] = {}  # the first batch that a text has not been in
         self.num_unplaced = 0
@@ -216,15 +216,15 @@ class DistinctTextBatchSampler:
 
 
 class RankBatchSampler:
-    """One rank's share of each batch: neighbouring rows, as many as other ranks have, or one more or less.
+    """One rank's share of each batch: consecutive rows, of equal number on all ranks, give or take one.
 
-    All ranks go through the same batches, so that together they train on what one process would, row for row. Where a
-    batch holds fewer rows than there are ranks, the last ranks have none of it.
+    All ranks iterate over the same batches, so that together they train on exactly the rows of a single process. If a
+    batch has fewer rows than there are ranks, the last ranks get none.
 
     Args:
-        batches: yields lists of row numbers, the same on all ranks; has a length.
-        rank: which share.
-        num_ranks: how many shares there are.
+        batches: yields lists of row indices, the same on all ranks; has a length.
+        rank: index of the share.
+        num_ranks: number of shares.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class RankBatchSampler:
         self.num_ranks = num_ranks
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
+        """Set the epoch of the next iteration."""
         self.batches.set_epoch(epoch)
 
     def __len__(self) -> int:
@@ -249,7 +249,7 @@ class RankBatchSampler:
 
 
 def _find(room: list[int], batch: int) -> int:
-    """The first batch with room at or behind one, halving the way for later look-ups."""
+    """Find the first batch with room at or after `batch`, halving the path for later look-ups."""
     while room[batch] != batch:
         room[batch] = room[room[batch]]
         batch = room[batch]

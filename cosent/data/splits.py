@@ -1,4 +1,4 @@
-"""Held-out data that shares no text with what is trained on.
+"""Splits that hold out data without any text in common with the training data.
 
 Shapes: n examples.
 """
@@ -12,7 +12,7 @@ from cosent.data.graphs import components
 
 
 def component_of_examples(examples: Sequence[Sequence[str]]) -> NDArray[np.int64]:
-    """(n,) the component of each example: examples that share a text, directly or through others, have the same.
+    """Compute (n,) component ids that are equal for examples that share a text, directly or through others.
 
     Args:
         examples: the texts of n examples.
@@ -26,15 +26,15 @@ def component_of_examples(examples: Sequence[Sequence[str]]) -> NDArray[np.int64
 
 
 def assign_by_component(component: NDArray[np.int64], sizes: Sequence[int], seed: int) -> NDArray[np.int64]:
-    """Deal whole components, in random order, into splits of given sizes.
+    """Distribute whole components, in random order, over splits of given sizes.
 
     Args:
-        component: (n,) the component of each example, counted from 0.
-        sizes: examples that each held-out split has room for; what fits nowhere is not held out.
-        seed: of the random order.
+        component: (n,) component of each example, counted from 0.
+        sizes: capacity of each held-out split in examples; components that fit nowhere are not held out.
+        seed: seed of the random order.
 
     Returns:
-        (n,) the number of each example's split, from 1; 0 for what is not held out.
+        (n,) split of each example, counted from 1; 0 if it is not held out.
     """
     members = np.bincount(component)
     room = np.array(sizes, dtype=np.int64)
@@ -54,11 +54,11 @@ def split_by_component(
 
     Args:
         examples: the texts of n examples.
-        fraction: of the examples to hold out, between 0 and 1; large components may leave it a little short.
-        seed: of the random order.
+        fraction: share of the examples to hold out, from 0 to 1; with large components it may be a little less.
+        seed: seed of the random order.
 
     Returns:
-        Indices of the examples to keep and of those held out, each ascending; no text is on both sides.
+        Indices of the kept and of the held-out examples, each ascending; the two sides share no text.
     """
     split = assign_by_component(component_of_examples(examples), [int(fraction * len(examples))], seed)
     return np.flatnonzero(split == 0), np.flatnonzero(split == 1)

@@ -1,1 +1,1 @@
-"""From scores to honest numbers."""
+"""Evaluation: metrics, intervals and thresholds from scores."""

@@ -1,10 +1,10 @@
-"""How far a metric could be off by chance: a bootstrap that draws whole clusters of pairs.
+"""Confidence intervals of metrics, from a bootstrap over clusters of pairs.
 
-Pairs that share a text are not independent: where one text is hard to embed, all its pairs are wrong together. So what
-is drawn again and again, with replacement, is not pairs but the components of the graph whose edges they are. All
-draws of a block are computed at once, from weights that say how often each pair was drawn.
+Pairs that share a text are not independent: if one text is hard to embed, all its pairs tend to be wrong together. The
+bootstrap therefore draws, with replacement, not pairs but connected components of the graph whose edges are the pairs.
+All draws of a block are computed at once, from weights that count how often each pair was drawn.
 
-Shapes: n pairs, C clusters, R resamples, r of a block, m distinct scores, c bins of probability.
+Shapes: n pairs, C clusters, R resamples, r resamples in a block, m distinct scores, c bins of probability.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,26 +18,26 @@ from cosent.evaluation.scored import ScoredPairs
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 1_000
-FEWEST_CLUSTERS = 10  # fewer do not say how much clusters differ: of one, every draw is the same
+FEWEST_CLUSTERS = 10  # fewer do not show how much clusters differ: with a single one, all draws are the same
 
-_WEIGHTS_AT_ONCE = 1 << 22  # 32 MiB of float64; ranking makes some copies of as many
+_WEIGHTS_AT_ONCE = 1 << 22  # 32 MiB of float64; ranking makes a few copies of this size
 
 
 def resampled_metrics(
     pairs: ScoredPairs, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> dict[str, NDArray[np.float64]]:
-    """Compute the metrics of pairs again and again, each time on as many clusters, drawn with replacement.
+    """Compute the metrics of pairs on R bootstrap resamples of their clusters.
 
-    The same clusters and seed draw the same, so two models' resamples on the same pairs are paired.
+    Equal clusters and seeds give equal draws, so resamples of two models on the same pairs are paired.
 
     Args:
         pairs: n scored pairs and their clusters.
-        num_resamples: how often, R.
-        seed: of the draws.
+        num_resamples: number of resamples, R.
+        seed: seed of the draws.
 
     Returns:
-        (R,) values of each metric of `ScoredPairs.metrics` that is not chosen on these pairs; nan where a draw leaves
-        it undefined, and everywhere if there are fewer than ten clusters, which are too few to draw from.
+        (R,) values of each metric of `ScoredPairs.metrics` that is not optimised on these pairs; nan for draws that
+        leave it undefined, and for all draws if there are fewer than ten clusters.
 
     Reference: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; Field and Welsh, "Bootstrapping
         Clustered Data", 2007 (the cluster bootstrap).
@@ -64,20 +64,20 @@ def resampled_means(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
-    """Compute means again and again, each time of as many clusters, drawn with replacement.
+    """Compute means on R bootstrap resamples of clusters.
 
     Args:
-        values: (n,) numbers by name; those that are nan are left out.
-        clusters: (n,) equal for values that depend on each other.
-        num_resamples: how often, R.
-        seed: of the draws.
+        values: (n,) numbers by name; nan values are ignored.
+        clusters: (n,) ids that are equal for values that depend on each other.
+        num_resamples: number of resamples, R.
+        seed: seed of the draws.
 
     Returns:
-        (R,) means by name; nan where a draw holds nothing, and everywhere if there are fewer than ten clusters.
+        (R,) means by name; nan for draws without values, and for all draws if there are fewer than ten clusters.
     """
     _, cluster = np.unique(clusters, return_inverse=True)
     num_clusters = int(cluster.max()) + 1 if len(cluster) else 0
-    sums = {}  # (C, 2) of each name: the sum of a cluster's numbers, and how many they are
+    sums = {}  # (C, 2) by name: the sum and the count of each cluster's numbers
     for name, numbers in values.items():
         known = np.isfinite(numbers)
         count = np.bincount(cluster[known], minlength=num_clusters)
@@ -91,14 +91,14 @@ def resampled_means(
 
 
 def interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The percentile interval of a bootstrap.
+    """Compute the percentile interval of a bootstrap.
 
     Args:
-        values: (R,) a metric's values; draws that left it undefined are not counted.
-        confidence: share of the values that lie inside.
+        values: (R,) values of a metric; nan values are ignored.
+        confidence: share of the values that lie inside the interval.
 
     Returns:
-        Its two ends; nan where nothing is defined.
+        Both ends of the interval; nan if no value is defined.
     """
     numbers = np.asarray(values, dtype=np.float64)
     numbers = numbers[np.isfinite(numbers)]
@@ -109,12 +109,12 @@ def interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, 
 
 
 def intervals(resamples: Mapping[str, ArrayLike]) -> dict[str, tuple[float, float]]:
-    """The interval of each metric of `resampled_metrics` but "ece", which resampling makes larger than it is."""
+    """Compute the interval of each metric of `resampled_metrics` except "ece", which resampling inflates."""
     return {name: interval(values) for name, values in resamples.items() if name != "ece"}
 
 
 def _draws(num_clusters: int, num_resamples: int, at_once: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """(r, C) how often each cluster was drawn, block by block; the blocks' size does not change the draws."""
+    """Yield (r, C) counts of how often each cluster was drawn; the block size does not change the draws."""
     generator = np.random.default_rng(seed)
     for start in range(0, num_resamples, at_once):
         size = min(at_once, num_resamples - start)
@@ -142,13 +142,13 @@ def _correlations(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> _
 
 
 def _weighted_ranks(values: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Gives the (r, n) mean ranks that (n,) values have where each stands as often as its (r, n) weight says."""
+    """Return a function from (r, n) weights to the (r, n) mean ranks of (n,) values repeated as often as these say."""
     order = np.argsort(values, kind="stable")
     _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(sizes) - 1
 
     def ranks(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        ends = np.cumsum(weights[:, order], axis=1)[:, last]  # (r, m) how many are at or below
+        ends = np.cumsum(weights[:, order], axis=1)[:, last]  # (r, m) number of values at or below
         starts = np.concatenate([np.zeros((len(ends), 1)), ends[:, :-1]], axis=1)
         return ((starts + ends + 1) / 2)[:, group]
 
@@ -158,11 +158,11 @@ def _weighted_ranks(values: NDArray[np.float64]) -> Callable[[NDArray[np.float64
 def _weighted_pearson(
     x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(r,) correlations of (r or 1, n) numbers; nan where either side is constant."""
+    """Compute (r,) correlations of (r or 1, n) numbers; nan if either side is constant."""
     total = weights.sum(1, keepdims=True)
     deviations = [values - (weights * values).sum(1, keepdims=True) / total for values in (x, y)]
     variances = [np.einsum("rn,rn,rn->r", weights, d, d) for d in deviations]
-    # of a constant, rounding leaves about 1e-32 of its square
+    # rounding leaves a constant with a variance of about 1e-32 of its square
     defined = [
         variance > 1e-20 * (weights * np.square(values)).sum(1)
         for variance, values in zip(variances, (x, y), strict=True)

@@ -1,4 +1,4 @@
-"""Two models on the same pairs: is one better, or was it chance?
+"""Comparison of two models on the same pairs: is one better, or is the difference chance?
 
 Shapes: n pairs, R resamples.
 """
@@ -16,15 +16,15 @@ from cosent.evaluation.scored import ScoredPairs
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better the second model is by a metric.
+    """The difference between two models by a metric.
 
     Attributes:
         first: the first model's value.
-        second: the second model's.
+        second: the second model's value.
         low: lower end of the 95% interval of second - first.
-        high: its upper end.
-        p_value: of no difference, two-sided: how often a resample's difference has the other sign, twice; nan, as the
-            interval is, where there are too few clusters to draw from.
+        high: upper end of that interval.
+        p_value: two-sided p-value of no difference: twice the share of resamples whose difference has the other sign.
+            Like the interval, it is nan if there are too few clusters to draw from.
     """
 
     first: float
@@ -35,18 +35,18 @@ class Difference:
 
     @property
     def value(self) -> float:
-        """The second model's value less the first one's."""
+        """The second model's value minus the first model's."""
         return self.second - self.first
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Whether two models' decisions differ in more than chance.
+    """McNemar's test of whether two models' decisions differ by more than chance.
 
     Attributes:
-        only_first: pairs that the first model alone decides right.
-        only_second: pairs that the second model alone does.
-        p_value: exact and two-sided; it takes pairs for independent, which pairs that share a text are not.
+        only_first: number of pairs that only the first model decides correctly.
+        only_second: number of pairs that only the second model decides correctly.
+        p_value: exact two-sided p-value. It assumes independent pairs, which pairs that share a text are not.
     """
 
     only_first: int
@@ -57,19 +57,19 @@ class McNemar:
 def paired_differences(
     first: ScoredPairs, second: ScoredPairs, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> dict[str, Difference]:
-    """Compare two models by each metric that both have, drawing the same clusters for both.
+    """Compare two models by each metric that both have, with the same resamples for both.
 
     Args:
-        first: what the first model says of n pairs.
-        second: what the second model says of the same pairs, in the same order.
-        num_resamples: how often clusters are drawn.
-        seed: of the draws.
+        first: the first model's scores of n pairs.
+        second: the second model's scores of the same pairs, in the same order.
+        num_resamples: number of resamples.
+        seed: seed of the draws.
 
     Returns:
         A difference for each metric of `resampled_metrics` that both have.
 
     Raises:
-        ValueError: if these are not the same pairs.
+        ValueError: if the pairs differ.
 
     Reference: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 16.
     """
@@ -82,7 +82,7 @@ def paired_differences(
             drawn = resamples[1][name] - resamples[0][name]
             drawn = drawn[np.isfinite(drawn)]
             sides = [np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0)]
-            # never 0 from a finite number of draws
+            # a finite number of draws never gives a p-value of 0
             p_value = min(1.0, 2 * (min(sides) + 1) / (len(drawn) + 1)) if len(drawn) else math.nan
             differences[name] = Difference(values[0][name], values[1][name], *interval(drawn), p_value)
     return differences
@@ -92,14 +92,14 @@ def mcnemar(first: ScoredPairs, second: ScoredPairs) -> McNemar:
     """Compare two models' decisions about the same pairs.
 
     Args:
-        first: what the first model says of n pairs, with a threshold, and which of them match.
-        second: likewise the second model, on the same pairs.
+        first: the first model's scores of n pairs, with its threshold and with the true matches.
+        second: the second model's scores of the same pairs, with its threshold.
 
     Returns:
-        How many pairs one of them alone decides right, and whether that could be a fair coin.
+        The numbers of pairs that only one model decides correctly, and the p-value of their difference.
 
     Raises:
-        ValueError: if a model decides nothing, or these are not the same pairs.
+        ValueError: if a threshold or the true matches are missing, or the pairs differ.
 
     Reference: McNemar, "Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages",
         1947; in its exact form, a binomial test.
@@ -123,15 +123,15 @@ def _check_same(first: ScoredPairs, second: ScoredPairs) -> None:
 
 
 def disagreements(first: ScoredPairs, second: ScoredPairs) -> NDArray[np.int64]:
-    """The order of pairs by how differently two models rank them.
+    """Order pairs by how differently two models rank them.
 
     Args:
-        first: what the first model says of n pairs.
-        second: what the second model says.
+        first: the first model's scores of n pairs.
+        second: the second model's scores of the same pairs.
 
     Returns:
-        (n,) pairs' numbers, those first whose rank among all scores differs most; cosines of two models are not on one
-        scale, ranks are.
+        (n,) indices of the pairs, the largest difference in rank first. Ranks, unlike cosines, are on the same scale
+        for both models.
     """
     ranks = [stats.rankdata(pairs.scores) for pairs in (first, second)]
     return np.argsort(-np.abs(ranks[1] - ranks[0]), kind="stable")

@@ -1,8 +1,8 @@
-"""Metrics of decisions, by what a decision gets right and wrong: `DECISION_METRICS` is the table of them.
+"""Metrics of decisions, computed from their right and wrong counts; `DECISION_METRICS` lists them.
 
-A metric here is reported at a threshold, has an interval by the bootstrap, and can be what a threshold is best at.
+Each metric is reported at a threshold, gets a bootstrap interval, and can be the criterion for choosing a threshold.
 
-Shapes: every argument is an array, and all of them have one shape; so has the result.
+Shapes: all arguments and the result are arrays of one shape.
 """
 
 from collections.abc import Callable
@@ -10,39 +10,39 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-Counts = NDArray[np.float64]  # weights of pairs, or how many they are
+Counts = NDArray[np.float64]  # numbers of pairs, or sums of their weights
 
 
 def accuracy(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
-    """Share of the pairs that are decided rightly.
+    """Share of the pairs that are decided correctly.
 
     Args:
-        tp: pairs that match, and are said to.
-        fp: pairs that do not match, and are said to.
-        fn: pairs that match, and are said not to.
-        tn: pairs that do not match, and are said not to.
+        tp: true positives: matching pairs that are called a match.
+        fp: false positives: other pairs that are called a match.
+        fn: false negatives: matching pairs that are not called a match.
+        tn: true negatives: other pairs that are not called a match.
     """
     return _ratio(tp + tn, tp + fp + fn + tn)
 
 
 def precision(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
-    """Share of the pairs said to match that do; 0 where there are none. Arguments as for `accuracy`."""
+    """Share of the pairs called a match that do match; 0 if there are none. Arguments as for `accuracy`."""
     return _ratio(tp, tp + fp)
 
 
 def recall(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
-    """Share of the pairs that match that are said to; 0 where there are none. Arguments as for `accuracy`."""
+    """Share of the matching pairs that are called a match; 0 if there are none. Arguments as for `accuracy`."""
     return _ratio(tp, tp + fn)
 
 
 def f1(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
-    """Harmonic mean of precision and recall; 0 where both are. Arguments as for `accuracy`."""
+    """Harmonic mean of precision and recall; 0 if both are 0. Arguments as for `accuracy`."""
     return _ratio(2 * tp, 2 * tp + fp + fn)
 
 
 def mcc(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
-    """Matthews' correlation of decisions and truth; 0 where either is constant. Arguments as for `accuracy`."""
-    # two square roots: the product of all four would overflow the 53 bits of a float64 first
+    """Matthews' correlation of decisions and truth; 0 if either is constant. Arguments as for `accuracy`."""
+    # two square roots, because the product of all four sums could exceed the 53 bits of a float64
     margins = np.sqrt((tp + fp) * (tp + fn)) * np.sqrt((tn + fp) * (tn + fn))
     return _ratio(tp * tn - fp * fn, margins)
 
@@ -57,5 +57,5 @@ DECISION_METRICS: dict[str, Callable[[Counts, Counts, Counts, Counts], Counts]] 
 
 
 def _ratio(numerator: Counts, denominator: Counts) -> Counts:
-    """Quotients; 0 where the denominator is."""
+    """Divide elementwise; 0 if the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)

@@ -1,10 +1,10 @@
-"""The threshold and the probabilities that a model is given, from pairs whose truth is known."""
+"""Chooses a model's threshold and fits its calibration, on pairs with known labels."""
 
 from cosent.calibration import CalibrationMethod, fit_calibration
 from cosent.evaluation.metrics import decision
 from cosent.evaluation.scored import ScoredPairs
 from cosent.evaluation.threshold import ThresholdMetric, attainable_decisions
-from cosent.model.checkpoint import Decision
+from cosent.model.decision import Decision
 
 _FEW_PAIRS = 10
 
@@ -18,18 +18,18 @@ def decide(
     positive_label_min: float | None = None,
     seed: int = 0,
 ) -> Decision | None:
-    """Choose a threshold, and fit probabilities.
+    """Choose a threshold and fit a calibration.
 
     Args:
-        pairs: n pairs and their scores.
-        calibrated_on: the file that they are from, to be remembered.
-        threshold_metric: what the threshold is to be best at, see `ThresholdMetric.parse`. None: accuracy.
-        calibration: how scores become probabilities, see `fit_calibration`.
-        positive_label_min: labels from here on were taken as a match, to be remembered.
-        seed: of the folds that `fit_calibration` may compare by.
+        pairs: n scored pairs.
+        calibrated_on: the file of these pairs, to be stored.
+        threshold_metric: the criterion for the threshold, in the notation of `ThresholdMetric.parse`. None: accuracy.
+        calibration: how scores become probabilities: "platt", "isotonic", "auto" or "none".
+        positive_label_min: the lowest label that counted as a match, to be stored.
+        seed: seed of the folds in `fit_calibration`.
 
     Returns:
-        What a checkpoint stores; None where labels do not say what matches, or say that of all pairs or of none.
+        The decision that a checkpoint stores; None if the labels do not say what matches, or all pairs match, or none.
 
     Raises:
         UserError: if the metric is unknown.
@@ -50,16 +50,16 @@ def decide(
 
 
 def describe_decision(pairs: ScoredPairs, chosen: Decision) -> str:
-    """Say what a threshold attains on pairs whose truth is known, and whether that rests on too few of them.
+    """Describe what a threshold attains on labelled pairs, and warn if that rests on too few of them.
 
     Args:
-        pairs: those that it was chosen on, mostly.
+        pairs: labelled pairs, usually those that the threshold was chosen on.
         chosen: the threshold.
 
     Returns:
-        A line; a second one where fewer than ten pairs are on one side of it, or of the truth.
+        One line, and a second one if fewer than ten pairs match or not, by the threshold or in truth.
     """
-    assert pairs.matches is not None  # else nothing could have been chosen
+    assert pairs.matches is not None  # otherwise no threshold could have been chosen
     found = decision(pairs.scores, pairs.matches, chosen.threshold)
     line = ", ".join(f"{name} {found[name]:.4f}" for name in ("accuracy", "precision", "recall"))
     said = int((pairs.scores >= chosen.threshold).sum())

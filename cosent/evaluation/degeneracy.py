@@ -1,4 +1,4 @@
-"""Signs that figures mean less than they seem to."""
+"""Warnings about evaluations whose metrics mean less than they seem to."""
 
 import math
 
@@ -10,22 +10,22 @@ from cosent.evaluation.evaluators import Evaluation
 
 COLLAPSED_UNIFORMITY = -0.05  # texts lie within a mean squared distance of about 0.025: cosines of 0.99
 COLLAPSED_RANK = 1.5
-WIDE = 0.1  # of an interval
+WIDE = 0.1  # an interval wider than this causes a warning
 _FEW_CLUSTERS = 30
 _LARGE_CLUSTER = 0.2
-_CONSTANT = 1e-6  # what float32 leaves between cosines of one and the same vector
+_CONSTANT = 1e-6  # float32 rounding between cosines of the same vectors
 _WATCHED = ("spearman", "accuracy", "triplet_accuracy", "mrr", "knn_accuracy")
 
 
 def warnings_of(result: Evaluation) -> list[str]:
-    """What a reader of an evaluation should know before believing it.
+    """List the reasons not to trust an evaluation.
 
     Args:
-        result: of any format.
+        result: an evaluation of any data format.
 
     Returns:
-        A sentence each: constant scores, collapsed embeddings, labels that do not differ, intervals so wide that the
-        data can hardly tell one model from another, too few clusters for an interval to be trusted.
+        A sentence for each problem: constant scores, collapsed embeddings, labels that are all the same, intervals too
+        wide to tell models apart, too few clusters for reliable intervals.
     """
     return [*_of_embeddings(result.metrics), *_of_scores(result), *_of_intervals(result)]
 
@@ -74,13 +74,13 @@ def _of_intervals(result: Evaluation) -> list[str]:
 
 
 def warnings_of_clusters(clusters: NDArray[np.int64]) -> list[str]:
-    """Whether there are enough clusters, none of them too large, for intervals to be relied on.
+    """Warn if there are too few clusters, or one is too large, for reliable intervals.
 
     Args:
-        clusters: (n,) equal for pairs that share a text.
+        clusters: (n,) ids that are equal for pairs that share a text.
 
     Returns:
-        A sentence, or nothing.
+        One warning or none.
     """
     sizes = np.unique(clusters, return_counts=True)[1]
     if len(sizes) >= _FEW_CLUSTERS and sizes.max() <= _LARGE_CLUSTER * sizes.sum():

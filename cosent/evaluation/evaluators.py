@@ -1,8 +1,8 @@
-"""Embed a dataset, each distinct text once, and say how well its format's task is done.
+"""Evaluation of a model on a dataset: embeds each distinct text once and computes the metrics of the data format.
 
-Where several processes (ranks) evaluate together, each embeds its share of the texts, and the first one scores.
+If several processes (ranks) evaluate together, each embeds its share of the texts and the first one scores them.
 
-Shapes: n examples, N texts of them, U distinct texts, D dimensions.
+Shapes: n examples with N texts, U of them distinct, D dimensions.
 """
 
 import math
@@ -43,23 +43,23 @@ ALIGNMENT_PLUS_UNIFORMITY = "alignment_plus_uniformity"
 LOWER_IS_BETTER = (*GEOMETRY, ALIGNMENT_PLUS_UNIFORMITY)
 
 _PAIRS_AT_ONCE = 65_536  # bounds the two (pairs, D) copies that scoring makes
-_DROPOUT_SEEDS = (0, 1 << 31)  # of two views; each batch adds its number
+_DROPOUT_SEEDS = (0, 1 << 31)  # seeds of two views; each batch adds its number
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How to evaluate; what does not concern a dataset's format is not looked at.
+    """Options of an evaluation; those that do not apply to the dataset's format are ignored.
 
     Attributes:
-        batch_size: texts of 128 tokens in a batch, see `SentenceBert.encode`.
-        positive_label_min: labels of pairs from here on are a match. None: labels of 0 and 1 are taken as they are,
-            and graded labels leave out every metric about decisions.
-        threshold: also say how good this threshold's decisions about pairs are.
-        calibration: also say how far off the probabilities are that it gives pairs' scores.
-        num_resamples: of a bootstrap that says how far off metrics could be by chance; 0: none.
-        seed: of the bootstrap.
-        index: classified texts whose neighbours classify the dataset's. None: the dataset's own other texts.
-        num_neighbors: how many of them vote.
+        batch_size: batch size in texts of 128 tokens.
+        positive_label_min: the lowest label of a matching pair. None: labels of 0 and 1 are used directly; with graded
+            labels, all metrics of decisions are left out.
+        threshold: also evaluate the decisions of this threshold on pairs.
+        calibration: also evaluate the probabilities that this calibration gives to pairs.
+        num_resamples: bootstrap resamples behind the intervals; 0: no intervals.
+        seed: seed of the bootstrap.
+        index: texts with known classes in which neighbours are searched. None: the dataset's other texts.
+        num_neighbors: number of neighbours that vote.
         show_progress_bar: whether to show progress on stderr.
     """
 
@@ -76,12 +76,12 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is on a dataset.
+    """The result of evaluating a model on a dataset.
 
     Attributes:
-        metrics: by name.
+        metrics: the metrics by name.
         pairs: the scored pairs behind them, in the data's order; None for other formats.
-        intervals: the 95% interval of each metric that a bootstrap was asked for.
+        intervals: 95% bootstrap intervals by metric.
     """
 
     metrics: dict[str, float]
@@ -91,7 +91,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Embedded:
-    """A dataset's U distinct texts, and where each of its N texts is among them; embeddings are on the first rank."""
+    """A dataset's U distinct texts, and where each of its N texts is among them; only rank 0 has the embeddings."""
 
     dataset: TextDataset
     embeddings: Tensor  # (U, D) float32
@@ -102,27 +102,28 @@ class _Embedded:
 
 
 def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptions | None = None) -> Evaluation:
-    """Embed a dataset and say how well the embeddings do what its format is about.
+    """Embed a dataset and compute the metrics of its format.
 
-    Where torch.distributed is initialised, all ranks call this; all get the result, which is one process's.
+    If torch.distributed is initialised, all ranks must call this. All of them get the result, which equals that of a
+    single process.
 
     Args:
         model: the encoder.
-        dataset: of any format.
-        options: see `EvaluationOptions`.
+        dataset: a dataset of any format.
+        options: the options; None: the defaults.
 
     Returns:
-        For every format "n" examples, "alignment" (where labels say what matches), "uniformity", "effective_rank",
-        "seconds" that embedding took, and "texts_per_second" of distinct texts;
-        for pairs: the metrics of `ScoredPairs`;
-        for triplets: where there are negatives "triplet_accuracy", the share of (anchor, positive, negative) in which
-        the positive is nearer, and "mean_margin", how much higher its cosine is; the means of `retrieval_values`
-        among all positives and negatives;
-        for classes: "num_queries", the texts whose class can be found, and over these the means of `neighbor_values`;
-        for sentences: "alignment" of two embeddings of a text under dropout, and its sum with "uniformity".
+        For every format: "n" (the number of examples), "alignment" (if labels say what matches), "uniformity",
+        "effective_rank", "seconds" (the time to embed) and "texts_per_second" (distinct texts).
+        For pairs: the metrics of `ScoredPairs`.
+        For triplets: the means of `retrieval_values` among all positives and negatives. If there are negatives, also
+        "triplet_accuracy", the share of (anchor, positive, negative) in which the positive is closer, and
+        "mean_margin", how much higher its cosine is.
+        For classes: "num_queries", the number of texts whose class can be found, and their means of `neighbor_values`.
+        For sentences: "alignment" of two embeddings of a text under dropout, and its sum with "uniformity".
 
     Raises:
-        UserError: if an embedding is not finite, or the data cannot be evaluated so; the message says why.
+        UserError: if an embedding is not finite, or the data cannot be evaluated; the message says why.
     """
     options = options or EvaluationOptions()
     index_format = options.index.data_format if options.index is not None else dataset.data_format
@@ -147,12 +148,12 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
 
 
 def metric_names(dataset: TextDataset, positive_label_min: float | None = None) -> tuple[str, ...]:
-    """The quality metrics that `evaluate` gives for a dataset, without a threshold."""
+    """List the quality metrics that `evaluate` computes for a dataset without a threshold."""
     return (*TASKS[dataset.data_format].metrics(dataset, positive_label_min), EFFECTIVE_RANK)
 
 
 def default_metric(dataset: TextDataset) -> tuple[str, bool]:
-    """What chooses the best model where nobody says, and whether more of it is better."""
+    """Return the default metric for selecting the best model, and whether higher is better."""
     metric = TASKS[dataset.data_format].default_metric(dataset)
     return metric, metric not in LOWER_IS_BETTER
 
@@ -246,7 +247,7 @@ def _evaluate_sentences(embedded: _Embedded, options: EvaluationOptions) -> Eval
 def _means(
     values: dict[str, NDArray[np.float64]], clusters: NDArray[np.int64], options: EvaluationOptions
 ) -> Evaluation:
-    """Means of (n,) values, nan left out, and intervals; (n,) clusters are equal where values depend on each other."""
+    """Compute means of (n,) values, ignoring nan, and intervals; dependent values share an id in (n,) clusters."""
     metrics = {name: float(np.nanmean(value)) for name, value in values.items()}
     if not options.num_resamples:
         return Evaluation(metrics)
@@ -283,7 +284,7 @@ def _embed(model: SentenceBert, dataset: TextDataset, options: EvaluationOptions
 
 
 def _cosines(embeddings: Tensor, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Cosines of embeddings with others, both by row number."""
+    """Compute the cosines between rows of embeddings, given by index."""
     blocks = zip(*(torch.tensor(rows).split(_PAIRS_AT_ONCE) for rows in (first, second)), strict=True)
     return torch.cat([pairwise_cosine(embeddings[one], embeddings[two]) for one, two in blocks]).numpy()
 
@@ -296,12 +297,12 @@ def _pair_metrics(dataset: TextDataset, positive_label_min: float | None) -> tup
 
 @dataclass(frozen=True)
 class Task:
-    """What an evaluation of a format is.
+    """How a data format is evaluated.
 
     Attributes:
-        evaluate: gives the metrics of what was embedded.
-        metrics: names of those that are always there, by the dataset and the least label of a match.
-        default_metric: the one that chooses the best model.
+        evaluate: computes the metrics of an embedded dataset.
+        metrics: lists the metrics that are always present, given the dataset and the lowest label of a match.
+        default_metric: names the metric that selects the best model.
     """
 
     evaluate: Callable[[_Embedded, EvaluationOptions], Evaluation]

@@ -1,4 +1,4 @@
-"""How embeddings lie on the unit sphere: matching texts close together, all texts spread out.
+"""Geometry of embeddings on the unit sphere: matching texts should be close, and all texts spread out.
 
 Shapes: P pairs, n texts, D dimensions.
 """
@@ -16,11 +16,11 @@ _TEXTS_COMPARED = 4_096
 
 
 def alignment(first: Tensor, second: Tensor) -> float:
-    """Mean squared distance between the unit vectors of texts that match: 0 is best, 2 is what chance gives.
+    """Mean squared distance between the unit vectors of matching texts: 0 is best, 2 is chance level.
 
     Args:
         first: (P, D) embeddings.
-        second: (P, D) embeddings of what they match.
+        second: (P, D) embeddings of the texts that match them.
 
     Returns:
         A number from 0 to 4; nan without pairs.
@@ -37,11 +37,11 @@ def class_alignment(embeddings: Tensor, labels: Tensor) -> float:
     """`alignment` over all pairs of texts of one class, from the classes' sums.
 
     Args:
-        embeddings: (n, D).
+        embeddings: (n, D) embeddings.
         labels: (n,) class ids.
 
     Returns:
-        A number from 0 to 4; nan where no class has two texts.
+        A number from 0 to 4; nan if no class has two texts.
     """
     _, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
     unit = F.normalize(embeddings.double(), dim=-1)
@@ -56,11 +56,11 @@ def class_alignment(embeddings: Tensor, labels: Tensor) -> float:
 def uniformity(embeddings: Tensor) -> float:
     """log of the mean over pairs of different texts of exp(-2 * squared distance of their unit vectors).
 
-    The lower, the more evenly texts are spread; 0 is a collapse to one point. Of more than 4,096 texts, as many are
-    taken at even steps.
+    Lower values mean a more even spread; 0 is a collapse to one point. More than 4,096 texts are subsampled to 4,096 at
+    even steps.
 
     Args:
-        embeddings: (n, D) of distinct texts.
+        embeddings: (n, D) embeddings of distinct texts.
 
     Returns:
         A number from -8 to 0; nan for fewer than two texts.
@@ -76,13 +76,13 @@ def uniformity(embeddings: Tensor) -> float:
 
 
 def effective_rank(embeddings: Tensor) -> float:
-    """In how many dimensions unit vectors really lie: exp of the entropy of their singular values' shares.
+    """Effective number of dimensions of unit vectors: exp of the entropy of their normalised singular values.
 
-    1 is a collapse to one direction, D are evenly filled dimensions. Of more than 4,096 texts, as many are taken at
+    1 is a collapse to one direction; D means evenly filled dimensions. More than 4,096 texts are subsampled to 4,096 at
     even steps.
 
     Args:
-        embeddings: (n, D) of distinct texts.
+        embeddings: (n, D) embeddings of distinct texts.
 
     Returns:
         A number from 1 to min(n, D); nan without texts.
@@ -99,5 +99,5 @@ def effective_rank(embeddings: Tensor) -> float:
 
 
 def _some(embeddings: Tensor) -> Tensor:
-    """At most 4,096 embeddings, at even steps."""
+    """Select at most 4,096 embeddings, at even steps."""
     return embeddings[torch.linspace(0, len(embeddings) - 1, min(len(embeddings), _TEXTS_COMPARED)).round().long()]

@@ -1,4 +1,4 @@
-"""How well scores order and separate labelled pairs. Arrays in, plain numbers out.
+"""Metrics of how well scores order and separate labelled pairs, from arrays to plain numbers.
 
 Shapes: n pairs.
 """
@@ -21,14 +21,14 @@ NUM_BINS = 15  # of probability, as in Guo et al.
 
 
 def correlations(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Spearman's and Pearson's correlation of scores with labels.
+    """Compute Spearman's and Pearson's correlation of scores with labels.
 
     Args:
         scores: (n,) numbers.
         labels: (n,) numbers.
 
     Returns:
-        "spearman" (ties get their mean rank) and "pearson"; nan where either side is constant or n < 2.
+        "spearman" (ties get their mean rank) and "pearson"; nan if either side is constant or n < 2.
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     return {
@@ -44,17 +44,17 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def best_decisions(scores: ArrayLike, matches: ArrayLike) -> dict[str, float]:
-    """The best figures that any threshold attains on these very scores, and the two threshold-free ones.
+    """Compute the best accuracy and F1 of any threshold on these scores, and two metrics without a threshold.
 
-    These are chosen on the data that they are reported on, so they are an upper bound, not a forecast.
+    The thresholds are chosen on the same data, so the best values are an upper bound, not a forecast.
 
     Args:
         scores: (n,) finite numbers.
         matches: (n,) booleans.
 
     Returns:
-        "best_accuracy", "best_threshold", "best_f1", "best_f1_threshold", and, nan where there are only matches or
-        none, "average_precision" (sum of precision times gain in recall) and "roc_auc" (ties count half).
+        "best_accuracy", "best_threshold", "best_f1", "best_f1_threshold", "average_precision" (sum of precision times
+        gain in recall) and "roc_auc" (ties count half); the last two are nan if all pairs match or none does.
     """
     decisions = attainable_decisions(scores, matches)
     accuracy, threshold = decisions.best(decisions.values("accuracy"))
@@ -81,12 +81,12 @@ def _areas(decisions: Decisions) -> dict[str, float]:
 
 
 def decision(scores: ArrayLike, matches: ArrayLike, threshold: float) -> dict[str, float]:
-    """How good one given threshold's decisions are: a pair matches when score >= threshold.
+    """Compute the metrics of one threshold's decisions: a pair matches if score >= threshold.
 
     Args:
         scores: (n,) numbers.
         matches: (n,) booleans.
-        threshold: what scores are compared with.
+        threshold: the threshold.
 
     Returns:
         The metrics of `DECISION_METRICS`, and "threshold".
@@ -101,15 +101,15 @@ def decision(scores: ArrayLike, matches: ArrayLike, threshold: float) -> dict[st
 
 
 def calibration_bins(probabilities: ArrayLike) -> NDArray[np.int64]:
-    """Which of 15 equal bins from 0 to 1 each of (n,) probabilities is in; a bin holds its upper end."""
+    """Assign (n,) probabilities to 15 equal bins from 0 to 1; a bin includes its upper end."""
     return np.clip(np.ceil(np.asarray(probabilities) * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
 
 
 def calibration_errors(probabilities: ArrayLike, matches: ArrayLike) -> dict[str, float]:
-    """How far stated probabilities are from what happens.
+    """Compute how far predicted probabilities are from the observed frequencies.
 
     Args:
-        probabilities: (n,) of a match, from 0 to 1.
+        probabilities: (n,) probabilities of a match, from 0 to 1.
         matches: (n,) booleans.
 
     Returns:

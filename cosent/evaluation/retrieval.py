@@ -1,9 +1,9 @@
-"""How well embeddings find what they should: neighbours of the same class, a query's positive. Tensors in, numbers out.
+"""Retrieval metrics: how well embeddings find neighbours of the same class, or a query's positive.
 
-Each figure is a mean over queries; these are its terms, so that a bootstrap can draw queries. Everything runs in blocks
-of queries, so that no matrix of all queries by all candidates is ever made.
+The functions return one value per query rather than the mean, so that a bootstrap can draw queries. They work in blocks
+of queries and never build the matrix of all queries by all candidates.
 
-Shapes: n queries, m candidates, b queries of a block, k neighbours, D dimensions.
+Shapes: n queries, m candidates, b queries in a block, k neighbours, D dimensions.
 """
 
 import math
@@ -22,19 +22,20 @@ _SCORES_AT_ONCE = 2**24  # 64 MiB of float32
 def neighbor_values(
     queries: Tensor, query_labels: Tensor, index: tuple[Tensor, Tensor] | None = None, *, k: int = 10
 ) -> dict[str, Tensor]:
-    """Classify each query by its nearest neighbours, by cosine.
+    """Classify each query by its nearest neighbours in cosine similarity.
 
     Args:
         queries: (n, D) embeddings.
         query_labels: (n,) class ids.
         index: (m, D) embeddings of texts whose classes are known, and (m,) their class ids. None: the other queries
             (leave one out).
-        k: neighbours that vote; the class with most votes wins, and of several the one with the nearest neighbour.
+        k: number of neighbours that vote; the class with the most votes wins, and in a tie the one with the nearest
+            neighbour.
 
     Returns:
-        (n,) float64 each, nan for queries whose class the index does not have at all: "nn_accuracy", whether the
-        nearest neighbour is right; "knn_accuracy", whether the vote of k is; "map_at_r", 1/R * sum over i <= R of [i-th
-        is right] * (share of right ones among the first i), R being the class's size in the index.
+        (n,) float64 each, nan for queries whose class is not in the index: "nn_accuracy", whether the nearest neighbour
+        has the right class; "knn_accuracy", whether the vote of k is right; "map_at_r", 1/R * sum over i <= R of [i-th
+        is right] * (share of right ones among the first i), where R is the size of the class in the index.
 
     Reference: Musgrave, Belongie and Lim, "A Metric Learning Reality Check", 2020, section 3.2 (MAP@R).
     """
@@ -60,15 +61,15 @@ def neighbor_values(
 
 
 def _vote(neighbors: Tensor) -> Tensor:
-    """The class that most of (b, k) neighbours have, nearest first; (b,)."""
+    """Return the (b,) most frequent classes among (b, k) neighbours, nearest first."""
     votes = (neighbors[:, :, None] == neighbors[:, None, :]).sum(2)  # (b, k) for each neighbour's class
     k = neighbors.shape[1]
-    order = votes * k - torch.arange(k)  # of equal votes the nearer one counts more
+    order = votes * k - torch.arange(k)  # in a tie, the nearer neighbour wins
     return neighbors.gather(1, order.argmax(1, keepdim=True))[:, 0]
 
 
 def _average_precision(right: Tensor, relevant: Tensor) -> Tensor:
-    """(b,) average precision over the first R of (b, depth) neighbours; 0 where R is."""
+    """Compute (b,) average precisions over the first R of (b, depth) neighbours; 0 if R is 0."""
     rank = torch.arange(1, right.shape[1] + 1)
     counted = right & (rank <= relevant[:, None])
     precision = right.cumsum(1) / rank
@@ -78,18 +79,18 @@ def _average_precision(right: Tensor, relevant: Tensor) -> Tensor:
 def retrieval_values(
     queries: Tensor, query_groups: Tensor, candidates: Tensor, candidate_groups: Tensor, targets: Tensor
 ) -> dict[str, Tensor]:
-    """Look for each query's target among all candidates, by cosine.
+    """Rank each query's target among all candidates, by cosine.
 
     Args:
         queries: (n, D) embeddings.
-        query_groups: (n,) ids that are equal where texts are known to match.
+        query_groups: (n,) ids that are equal for texts that are known to match.
         candidates: (m, D) embeddings.
-        candidate_groups: (m,) ids likewise: what matches a query beside its target is not ranked against the target.
-        targets: (n,) which candidate is to be found.
+        candidate_groups: (m,) ids of the same kind; other candidates that match a query do not count in the ranking.
+        targets: (n,) index of each query's target among the candidates.
 
     Returns:
         (n,) float64 each: "recall_at_1" and "recall_at_10", whether the target is among the first 1 and 10, and "mrr",
-        1 / rank. A candidate that scores the same as the target goes before it.
+        1 / rank. A candidate with the same score as the target ranks before it.
     """
     ranks = []
     for rows in torch.arange(len(queries)).split(max(1, _SCORES_AT_ONCE // max(len(candidates), 1))):

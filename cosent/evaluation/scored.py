@@ -1,4 +1,4 @@
-"""Scored pairs, and every metric of them.
+"""Scored pairs and their metrics.
 
 Shapes: n pairs.
 """
@@ -14,15 +14,15 @@ from cosent.evaluation.metrics import best_decisions, calibration_errors, correl
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Pairs, what a model says of them, and what is true.
+    """Pairs with a model's scores and the true labels.
 
     Attributes:
         scores: (n,) finite float64 cosines.
-        labels: (n,) float64.
-        clusters: (n,) equal for pairs that share a text, directly or through others.
-        matches: (n,) booleans, which of them match; None where labels do not say.
-        threshold: a pair is said to match when its score is at or above it; None: nothing is decided.
-        probabilities: (n,) of a match; None: not known.
+        labels: (n,) float64 labels.
+        clusters: (n,) ids that are equal for pairs that share a text, directly or through other pairs.
+        matches: (n,) booleans, whether a pair matches in truth; None if the labels do not say.
+        threshold: the model calls a pair a match if its score is at or above this value; None: no decisions.
+        probabilities: (n,) probabilities of a match; None: unknown.
     """
 
     scores: NDArray[np.float64]
@@ -33,7 +33,7 @@ class ScoredPairs:
     probabilities: NDArray[np.float64] | None = None
 
     def select(self, rows: NDArray[Any]) -> "ScoredPairs":
-        """Some of the pairs, by number or by a (n,) boolean."""
+        """Select pairs by index or by a (n,) boolean mask."""
         return replace(
             self,
             scores=self.scores[rows],
@@ -44,8 +44,9 @@ class ScoredPairs:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Those of `correlations`; where labels say what matches, those of `best_decisions`, with a threshold those of
-        `decision`, and with probabilities those of `calibration_errors`.
+        """Compute `correlations` and, if labels say what matches, the metrics of decisions.
+
+        These are `best_decisions`, with a threshold also `decision`, and with probabilities `calibration_errors`.
         """
         metrics = correlations(self.scores, self.labels)
         if self.matches is not None:

@@ -1,4 +1,4 @@
-"""Where a model is good and where it is not: its pairs, cut by length, by overlap of words, by label.
+"""Slices of scored pairs by length, by lexical overlap and by label, which show where a model is good.
 
 Shapes: n pairs.
 """
@@ -17,13 +17,13 @@ _MOST_LABELS = 12
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the pairs, and how good the model is on them.
+    """A subset of the pairs, and the model's metrics on it.
 
     Attributes:
-        name: what they have in common.
-        n: how many they are.
-        mean_score: of them.
-        metrics: those of `ScoredPairs`, of them alone.
+        name: what the pairs have in common.
+        n: number of pairs.
+        mean_score: mean of their scores.
+        metrics: the metrics of `ScoredPairs` on this subset.
     """
 
     name: str
@@ -33,25 +33,25 @@ class Slice:
 
 
 def overlap(first: str, second: str) -> float:
-    """How much two texts share of their letters' neighbourhoods: the Jaccard index of character bigrams, 0 to 1."""
+    """Compute the lexical overlap of two texts: the Jaccard index of their character bigrams, 0 to 1."""
     one, other = ({text[i : i + 2] for i in range(max(len(text) - 1, 1))} for text in (first, second))
     return len(one & other) / len(one | other) if one | other else 1.0
 
 
 def by_length(pairs: ScoredPairs, texts: Sequence[Sequence[str]]) -> list[Slice]:
-    """Quarters of the pairs by the characters of both texts together."""
+    """Cut the pairs into quarters by the total number of characters of both texts."""
     lengths = np.array([sum(map(len, pair)) for pair in texts], dtype=np.float64)
     return _by_quantile(pairs, lengths, "{:.0f} to {:.0f} characters")
 
 
 def by_overlap(pairs: ScoredPairs, texts: Sequence[Sequence[str]]) -> list[Slice]:
-    """Quarters of the pairs by `overlap`."""
+    """Cut the pairs into quarters by `overlap`."""
     overlaps = np.array([overlap(*(text.casefold() for text in pair)) for pair in texts])
     return _by_quantile(pairs, overlaps, "overlap {:.2f} to {:.2f}")
 
 
 def by_label(pairs: ScoredPairs) -> list[Slice]:
-    """A slice for each label; none where there are more than a dozen."""
+    """Make a slice for each label; none if there are more than a dozen labels."""
     values = np.unique(pairs.labels)
     if len(values) > _MOST_LABELS:
         return []

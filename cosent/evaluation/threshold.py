@@ -1,7 +1,7 @@
-"""Decisions by threshold: a pair matches when its score is at or above it.
+"""Decisions by threshold: a pair matches if its score is at or above the threshold.
 
-Every attainable decision is looked at once, from "nothing matches" to "everything matches", with equal scores kept
-together, so a figure reported here is the figure that the threshold attains on the same scores.
+The search covers every attainable decision, from "nothing matches" to "everything matches", and keeps equal scores
+together, so a reported value is exactly the value that the threshold attains on the same scores.
 
 Shapes: n pairs, m attainable decisions (one more than there are distinct scores).
 """
@@ -18,7 +18,7 @@ from cosent.evaluation.confusion import DECISION_METRICS
 
 logger = logging.getLogger(__name__)
 
-_AGAINST = ("precision", "recall")  # each alone is best where the other is worst
+_AGAINST = ("precision", "recall")  # maximising one alone minimises the other
 _ALONE = tuple(name for name in DECISION_METRICS if name not in _AGAINST)
 THRESHOLD_METRICS = f"{', '.join(_ALONE)}, precision@P, recall@R or cost:FP:FN"
 
@@ -28,11 +28,11 @@ class Decisions:
     """All attainable decisions over scored pairs, from the strictest to the loosest.
 
     Attributes:
-        thresholds: (m,) float64, descending; `score >= thresholds[k]` makes decision k.
+        thresholds: (m,) float64, descending; decision k is `score >= thresholds[k]`.
         true_positives: (m,) int64, matching pairs that decision k calls a match.
         false_positives: (m,) int64, other pairs that decision k calls a match.
-        num_positives: how many pairs match in truth.
-        num_negatives: how many do not.
+        num_positives: the number of pairs that match in truth.
+        num_negatives: the number of pairs that do not.
     """
 
     thresholds: NDArray[np.float64]
@@ -42,36 +42,36 @@ class Decisions:
     num_negatives: int
 
     def values(self, metric: str) -> NDArray[np.float64]:
-        """(m,) values of a metric.
+        """Compute the (m,) values of a metric.
 
         Args:
-            metric: a name of `DECISION_METRICS`.
+            metric: a key of `DECISION_METRICS`.
         """
         tp, fp = self.true_positives.astype(np.float64), self.false_positives.astype(np.float64)
         return DECISION_METRICS[metric](tp, fp, self.num_positives - tp, self.num_negatives - fp)
 
     def cost(self, false_positive: float, false_negative: float) -> NDArray[np.float64]:
-        """(m,) mean cost of a decision, given what each kind of mistake costs."""
+        """Compute the (m,) mean costs of the decisions, given the cost of each kind of mistake."""
         missed = self.num_positives - self.true_positives
         return (false_positive * self.false_positives + false_negative * missed) / (
             self.num_positives + self.num_negatives
         )
 
     def best(self, values: NDArray[np.float64]) -> tuple[float, float]:
-        """The highest of (m,) values and the threshold that attains it; of several, the strictest."""
+        """Return the highest of (m,) values and the threshold that attains it, the strictest in a tie."""
         k = int(np.argmax(values))
         return float(values[k]), float(self.thresholds[k])
 
 
 @dataclass(frozen=True)
 class ThresholdMetric:
-    """What a threshold is to be best at.
+    """The criterion that a threshold optimises.
 
     Attributes:
-        name: as it was given.
-        kind: a metric of `DECISION_METRICS`, of which "precision" is for the highest recall at that precision or more
-            and "recall" for the highest precision at that recall or more; or "cost", for the lowest mean cost.
-        limits: the precision or the recall that is asked for, or what a false positive and a false negative cost.
+        name: the criterion as the user wrote it.
+        kind: a metric of `DECISION_METRICS`, or "cost" for the lowest mean cost. "precision" stands for the highest
+            recall with at least a given precision, "recall" for the highest precision with at least a given recall.
+        limits: the required precision or recall, or the costs of a false positive and a false negative.
     """
 
     name: str
@@ -80,14 +80,14 @@ class ThresholdMetric:
 
     @classmethod
     def parse(cls, name: str) -> "ThresholdMetric":
-        """Read what was asked for.
+        """Parse a criterion.
 
         Args:
             name: "accuracy", "f1", "mcc", "precision@0.95", "recall@0.9", or "cost:5:1", where a false positive costs
                 5 and a false negative 1.
 
         Raises:
-            UserError: if it is none of these.
+            UserError: if the name is none of these.
         """
         kind, *limits = name.replace("@", ":").split(":")
         try:
@@ -110,13 +110,14 @@ class ThresholdMetric:
     def choose(self, decisions: "Decisions") -> tuple[float, float]:
         """Find the best threshold.
 
-        Where no threshold has the precision that is asked for, it is the one of the highest precision, with a warning.
+        If no threshold has the required precision, this logs a warning and chooses the one with the highest precision.
 
         Args:
-            decisions: all that are attainable.
+            decisions: all attainable decisions.
 
         Returns:
-            What the threshold attains (the recall at a precision, the precision at a recall, the mean cost), and it.
+            The value that the threshold attains (the metric, the recall at a precision, the precision at a recall or
+            the mean cost), and the threshold.
         """
         if self.kind == "cost":
             value, threshold = decisions.best(-decisions.cost(*self.limits))
@@ -135,14 +136,14 @@ class ThresholdMetric:
 
 
 def attainable_decisions(scores: ArrayLike, matches: ArrayLike) -> Decisions:
-    """List what every possible threshold decides, in O(n log n).
+    """List the decisions of all possible thresholds, in O(n log n).
 
-    A threshold stands midway between two neighbouring scores, the place that is furthest from both; where no number
-    lies between them, on the higher one. "Nothing matches" has the next number above the highest score.
+    Each threshold lies midway between two neighbouring scores, or on the higher one if no number lies between them. The
+    threshold of "nothing matches" is the next number above the highest score.
 
     Args:
         scores: (n,) finite numbers, n >= 1.
-        matches: (n,) booleans, True where a pair matches in truth.
+        matches: (n,) booleans, True if a pair matches in truth.
 
     Returns:
         The decisions, strictest first.

@@ -1,9 +1,9 @@
-"""A file's texts as embeddings on disk: row after row in the file's order, each distinct text embedded once.
+"""Embeds a file's texts to disk, in the file's order; each distinct text is embedded once.
 
-Rows are done in chunks, and a chunk is marked as done when its embeddings lie on disk, so that a run that was
-interrupted goes on where it was, and the ranks of one run share the chunks among them.
+Rows are processed in chunks. A chunk is marked as done once its embeddings are on disk, so that an interrupted run
+continues where it stopped, and the ranks of a run can share the chunks.
 
-Shapes: N rows of the file, n rows of a chunk, D dimensions.
+Shapes: N rows in the file, n rows in a chunk, D dimensions.
 """
 
 import json
@@ -13,7 +13,7 @@ import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b, file_digest
 from itertools import islice
@@ -29,10 +29,12 @@ from tqdm.auto import tqdm
 from cosent.data.formats import KNOWN_TEXT_COLUMNS
 from cosent.data.layouts import Columns
 from cosent.data.readers import ExampleReader
-from cosent.data.rows import GZIP_ERRORS, open_rows
+from cosent.data.rows import open_rows
+from cosent.data.shown import shown, shown_names
 from cosent.distributed import gather_numbers, num_ranks, on_first_rank, rank
 from cosent.errors import DataError, UserError
-from cosent.files import to_json
+from cosent.files import locked, replacing, to_json, writing
+from cosent.model.embedding import NotFiniteError
 from cosent.model.encoder import SentenceBert
 from cosent.model.tokens import Tokens, tokenize, tokenizer_digest
 from cosent.prefetch import prefetch
@@ -40,39 +42,36 @@ from cosent.prefetch import prefetch
 logger = logging.getLogger(__name__)
 
 _ANEW = "start anew with overwrite_output=True, or give another output_path"
+_BUSY = "is being written by another process at this moment: wait for its end, or give another output_path"
 
 
 @dataclass
 class EncodingOptions:
-    """How a file's texts become embeddings on disk."""
+    """Options for embedding a file's texts to disk."""
 
     column: str | None = field(
         default=None,
         metadata={
-            "help": "The texts' column: its name in line 1, which is a header then, or in the JSON objects or the "
-            "table; or its number from 1, and then line 1 is a row. Default: the only one; text or sentence."
+            "help": "The column of the texts: a name from line 1 (then a header), the JSON objects or the table, or a "
+            "number from 1 (then line 1 is a row). Default: the only column, text or sentence."
         },
     )
     prompt: str | None = field(
-        default=None, metadata={"help": "Put in front of every text. Default: the checkpoint's, where it has one."}
+        default=None, metadata={"help": "Prefix for every text. Default: the checkpoint's prompt, if any."}
     )
     truncate_dim: int | None = field(
-        default=None, metadata={"help": "Keep the first dimensions only, before normalisation."}
+        default=None, metadata={"help": "Keep only the first dimensions, before normalisation."}
     )
     output_dtype: Literal["float32", "float16"] = field(
         default="float32", metadata={"help": "Type of the embeddings on disk."}
     )
-    batch_size: int = field(default=64, metadata={"help": "Texts of 128 tokens in a batch."})
-    chunk_size: int = field(
-        default=16_384, metadata={"help": "Rows that are read, sorted by length, embedded and saved together."}
-    )
+    batch_size: int = field(default=64, metadata={"help": "Batch size in texts of 128 tokens."})
+    chunk_size: int = field(default=16_384, metadata={"help": "Rows to read, sort by length, embed and save together."})
     max_known_texts: int = field(
         default=4_000_000,
-        metadata={"help": "Texts to recognise when they come again, the latest; each takes 0.2 KB of memory."},
+        metadata={"help": "How many of the latest texts to recognise if they repeat; each takes 0.2 KB of memory."},
     )
-    overwrite_output: bool = field(
-        default=False, metadata={"help": "Start anew where there is an output, finished or not."}
-    )
+    overwrite_output: bool = field(default=False, metadata={"help": "Overwrite an existing output, finished or not."})
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("chunk_size", 1), ("max_known_texts", 0)):
@@ -81,7 +80,7 @@ class EncodingOptions:
 
 
 class EncodedFile(NamedTuple):
-    """What `encode_file` did: the output's shape (N, D), the texts that this run embedded, and its seconds."""
+    """The result of `encode_file`: the output's shape (N, D), and the number of texts and seconds of this run."""
 
     shape: tuple[int, int]
     num_embedded: int
@@ -90,17 +89,22 @@ class EncodedFile(NamedTuple):
 
 
 class _Files(NamedTuple):
-    """An output and what lies beside it."""
+    """The output file and the files beside it."""
 
-    output: Path  # there only when it is complete
+    output: Path  # exists only when it is complete
     work: Path  # the embeddings until then
-    progress: Path  # a byte a chunk: 1 when its rows lie in the work file
-    settings: Path  # what the embeddings are of; stays, so that a later run knows what it finds
+    progress: Path  # one byte per chunk: 1 once its rows are in the work file
+    settings: Path  # origin of the embeddings; kept, so that a later run can check it
+
+    @property
+    def lock(self) -> Path:
+        """A lock held while a process writes the output."""
+        return self.output.with_name(f"{self.output.name}.lock")
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is to be embedded, how, and where to."""
+    """The input, the options and the output of a run."""
 
     model: SentenceBert
     input_path: Path
@@ -110,7 +114,7 @@ class _Job:
     normalize: bool
 
     def texts(self) -> Iterator[str]:
-        """The texts, and at their end an error if there were rows without."""
+        """Yield the texts; raise an error at the end if rows had none."""
         reader = ExampleReader(self.input_path, self.columns, on_bad_rows="skip")
         yield from (example.texts[0] for example in reader)
         if reader.report.num_bad:
@@ -118,7 +122,7 @@ class _Job:
 
 
 class _Plan(NamedTuple):
-    """What was there at the start: N, a byte a chunk that says whether it was done, and whether the output is there."""
+    """The state at the start: N, one byte per chunk that says whether it is done, and whether the output exists."""
 
     num_rows: int
     done: bytes
@@ -126,7 +130,7 @@ class _Plan(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Rows to write: (n,) rows to take each embedding from, its own where it is new, and the new texts' tokens."""
+    """Rows to write: (n,) rows that supply their embeddings (a new text's own row), and the tokens of new texts."""
 
     number: int
     sources: NDArray[np.int64]
@@ -142,22 +146,22 @@ def encode_file(
     normalize_embeddings: bool | None = None,
     show_progress_bar: bool = False,
 ) -> EncodedFile:
-    """Write the embeddings of a file's texts, a row each, in the file's order.
+    """Write the embeddings of a file's texts, one row each, in the file's order.
 
-    Memory is bounded, however long the file is. What an interrupted run has done is not done again. Where
-    torch.distributed is initialised, all ranks call this, on one file system, and share the chunks; each then embeds a
-    text once.
+    Memory is bounded, however long the file is. An interrupted run continues where it stopped. If torch.distributed is
+    initialised, all ranks must call this on one file system. They share the chunks, and each embeds a text at most
+    once.
 
     Args:
         model: the encoder.
-        input_path: TSV, CSV, JSON lines or Parquet; see `open_rows`. Texts are stripped, as wherever files are read.
+        input_path: a TSV, CSV, JSON lines or Parquet file, optionally gzipped. Texts are stripped.
         output_path: .npy for an (N, D) array, .parquet for a table of texts and embeddings.
-        options: what else there is to choose. None: the defaults.
-        normalize_embeddings: give embeddings unit length, after truncation, whether or not the model does.
+        options: further options. None: the defaults.
+        normalize_embeddings: scale embeddings to unit length after truncation, even if the model does not.
         show_progress_bar: whether to show progress on stderr.
 
     Returns:
-        What was done.
+        A summary of the run.
 
     Raises:
         DataError: if the input is missing, empty or damaged, lacks the column, or has a row without a text.
@@ -175,26 +179,24 @@ def encode_file(
     if path.resolve() in [file.resolve() for file in files]:
         raise UserError(f"{path} would be overwritten by the output {output}; give another output_path")
     job = _Job(model, path, _find_columns(path, options.column), files, options, bool(normalize_embeddings))
-    plan = on_first_rank(lambda: _start(job, dimensions))
     num_embedded = 0
-    if not plan.is_complete:
-        mine = _share(plan.done)
-        total = sum(min(options.chunk_size, plan.num_rows - number * options.chunk_size) for number in mine)
-        bar = tqdm(total=total, desc="Encoding", unit="text", disable=not show_progress_bar)
-        with bar, closing(prefetch(_chunks(job, mine, plan.done))) as chunks:
-            by_rank = gather_numbers(sum(_embed(job, chunk, bar) for chunk in chunks))
-            num_embedded = sum(number for (number,) in by_rank)
-        on_first_rank(lambda: _finish(job))
+    with ExitStack() as held:
+        plan = on_first_rank(lambda: _start(job, dimensions, held))
+        if not plan.is_complete:
+            mine = _share(plan.done)
+            total = sum(min(options.chunk_size, plan.num_rows - number * options.chunk_size) for number in mine)
+            bar = tqdm(total=total, desc="Encoding", unit="text", disable=not show_progress_bar)
+            with bar, closing(prefetch(_chunks(job, mine, plan.done))) as chunks:
+                by_rank = gather_numbers(sum(_embed(job, chunk, bar) for chunk in chunks))
+                num_embedded = sum(number for (number,) in by_rank)
+            on_first_rank(lambda: _finish(job))
     return EncodedFile((plan.num_rows, dimensions), num_embedded, time.monotonic() - started, plan.is_complete)
 
 
 def _find_columns(path: Path, column: str | None) -> Columns:
-    """Find the texts' column by the file's first row."""
+    """Find the column of the texts from the file's first row."""
     unit, rows = open_rows(path)
-    try:
-        first, row = next(rows, (0, "is empty: it holds no rows"))
-    except GZIP_ERRORS as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+    first, row = next(rows, (0, "is empty: it holds no rows"))
     if isinstance(row, str):
         raise DataError(f"{path}: {unit} {first} {row}" if first else f"{path} {row}")
     names = list(row)
@@ -206,7 +208,7 @@ def _find_columns(path: Path, column: str | None) -> Columns:
         return Columns("sentences", (names[place] if isinstance(row, dict) else str(place),))
     if is_number or column not in names:
         raise DataError(
-            f"{path}: {unit} {first} has no column {column!r} but {', '.join(map(repr, names))}; "
+            f"{path}: {unit} {first} has no column {shown(column)} but {shown_names(names)}; "
             "give column=NAME, if these are names, or column=NUMBER, counted from 1"
         )
     logger.info("%s: the texts are column %r", path, column)
@@ -218,53 +220,69 @@ def _values(row: list[str] | dict[str, Any]) -> Iterable[Any]:
 
 
 def _default_column(path: Path, row: list[str] | dict[str, Any]) -> str:
-    """The only column, where it has no name; else the one that is named so, or the only one that holds a text."""
+    """Choose an only column without a name, else the column with a known name or the only one that holds a text."""
     if isinstance(row, list):
         header = next((name for name in row if name.strip().casefold() in KNOWN_TEXT_COLUMNS), None)
         if header is None and len(row) == 1:
             return "1"
-        hint = f"column={header or row[0]!r} if line 1 is a header, column=1 (or another number) if not"
+        hint = f"column={shown(header or row[0])} if line 1 is a header, column=1 (or another number) if not"
     else:
         texts = [name for name, value in row.items() if isinstance(value, str)]
         named = [name for name in ("text", "sentence") if name in row]
         if named or len(texts) == 1:
             return [*named, *texts][0]
-        hint = f"column={next(iter(row))!r}, or another of these names"
-    raise DataError(f"{path}: which of the columns {', '.join(map(repr, row))} holds the texts? Give {hint}")
+        hint = f"column={shown(next(iter(row)))}, or another of these names"
+    raise DataError(f"{path}: which of the columns {shown_names(row)} holds the texts? Give {hint}")
 
 
-def _start(job: _Job, dimensions: int) -> _Plan:
-    """Find out what is done, and make the files where nothing is; a file is read whole before it is begun."""
+def _start(job: _Job, dimensions: int, held: ExitStack) -> _Plan:
+    """Find out what is done, or create the files after reading the whole input."""
     files, options = job.files, job.options
+    has_folder = files.output.parent.is_dir()
+    with suppress(OSError):  # the folder cannot be written to, and yet may hold the whole output
+        if has_folder:
+            held.enter_context(locked(files.lock, f"{files.output} {_BUSY}"))
     settings = _settings(job)
     if files.settings.exists() and not options.overwrite_output:
         stored = _read_settings(files)
-        num_rows = stored.pop("num_rows", 0)  # a file of somebody else's has none
+        num_rows = stored.pop("num_rows", 0)  # missing if the file is not ours
         changed = [name for name in settings if stored.get(name) != settings[name]]
         if changed:
             changes = "; ".join(f"{name} was {stored.get(name)!r}, is {settings[name]!r}" for name in changed)
             raise UserError(f"{files.output} was made or begun with other settings: {changes}; {_ANEW}")
         if files.output.exists():
-            for left_over in (files.work, files.progress):  # by a run that was stopped on its last lines
+            for left_over in (files.work, files.progress):  # from a run that was stopped at its very end
                 left_over.unlink(missing_ok=True)
             return _Plan(num_rows, b"", is_complete=True)
         done = files.progress.read_bytes() if files.progress.exists() else b""
         least = num_rows * dimensions * np.dtype(options.output_dtype).itemsize
-        whole = files.work.exists() and files.work.stat().st_size > least  # a power cut may have cut it short
+        whole = files.work.exists() and files.work.stat().st_size > least  # it may be truncated after a power cut
         if whole and len(done) == _num_chunks(num_rows, options):
             logger.info("%s: going on, with %d of %d chunks done", files.output, sum(done), len(done))
             return _Plan(num_rows, done)
     elif files.output.exists() and not options.overwrite_output:
         raise UserError(f"{files.output} exists, and {files.settings}, which would say what it is, does not; {_ANEW}")
     num_rows = sum(1 for _ in job.texts())
-    done = bytes(_num_chunks(num_rows, options))
-    _make_files(files, (num_rows, dimensions), np.dtype(options.output_dtype), done)
-    # comes last: without it, nothing is gone on with
-    part = files.settings.with_name(files.settings.name + ".part")
-    part.touch()
-    _write(part, 0, (to_json({**settings, "num_rows": num_rows}, indent=2) + "\n").encode())
-    part.replace(files.settings)
-    return _Plan(num_rows, done)
+    if not has_folder:
+        files.output.parent.mkdir(parents=True, exist_ok=True)
+        held.enter_context(locked(files.lock, f"{files.output} {_BUSY}"))
+    return _begin(files, (num_rows, dimensions), settings, options)
+
+
+def _begin(files: _Files, shape: tuple[int, int], settings: dict[str, Any], options: EncodingOptions) -> _Plan:
+    """Create the files of an output that is made anew."""
+    done = bytes(_num_chunks(shape[0], options))
+    try:
+        _make_files(files, shape, np.dtype(options.output_dtype), done)
+        # written last: without this file, no run is continued
+        with replacing(files.settings) as part:
+            part.touch()
+            _write(part, 0, (to_json({**settings, "num_rows": shape[0]}, indent=2) + "\n").encode())
+    except OSError:
+        for path in (files.work, files.progress):
+            path.unlink(missing_ok=True)
+        raise
+    return _Plan(shape[0], done)
 
 
 def _num_chunks(num_rows: int, options: EncodingOptions) -> int:
@@ -279,7 +297,7 @@ def _read_settings(files: _Files) -> dict[str, Any]:
 
 
 def _settings(job: _Job) -> dict[str, Any]:
-    """What decides the embeddings, as JSON has it."""
+    """Collect everything that the embeddings depend on, for JSON."""
     model, options = job.model, job.options
     weights = blake2b(digest_size=8)
     for name, tensor in model.state_dict().items():
@@ -304,7 +322,7 @@ def _settings(job: _Job) -> dict[str, Any]:
 
 
 def _identity(path: Path) -> str:
-    """A digest of the file's bytes: a copy of it is the same input."""
+    """Compute a digest of the file's content, so that a copy counts as the same input."""
     with path.open("rb") as file:
         return file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
 
@@ -317,19 +335,20 @@ def _make_files(files: _Files, shape: tuple[int, int], dtype: np.dtype[Any], don
         raise UserError(f"{files.output} needs {needed:,} bytes, but its disk has only {free:,} free")
     for path in files:
         path.unlink(missing_ok=True)
-    np.lib.format.open_memmap(files.work, "w+", dtype, shape)  # takes no space until its rows are written
+    with writing(files.work):
+        np.lib.format.open_memmap(files.work, "w+", dtype, shape)  # takes no disk space until rows are written
     files.progress.touch()
     _write(files.progress, 0, done)
 
 
 def _share(done: bytes) -> set[int]:
-    """The chunks for this rank: dealt out from those that are missing, so that resumed work is balanced, too."""
+    """Choose this rank's chunks among the missing ones, so that resumed work is balanced, too."""
     missing = [number for number, is_done in enumerate(done) if not is_done]
     return set(missing[rank() :: num_ranks()])
 
 
 def _chunks(job: _Job, mine: set[int], done: bytes) -> Iterator[_Chunk]:
-    """Read and tokenise chunks. Texts of those that were done before are known, texts of other ranks' are not."""
+    """Read and tokenise chunks; texts in chunks that were done before are known, those of other ranks are not."""
     size = job.options.chunk_size
     known: OrderedDict[bytes, int] = OrderedDict()
     texts = job.texts()
@@ -345,7 +364,7 @@ def _chunks(job: _Job, mine: set[int], done: bytes) -> Iterator[_Chunk]:
 
 
 def _sources(texts: list[str], first_row: int, known: OrderedDict[bytes, int], max_known: int) -> NDArray[np.int64]:
-    """For each text the row where it was first seen, as far as known; (n,). Adds to `known`; the oldest leave."""
+    """Return (n,) rows where each text was first seen, and update `known`, which drops its oldest texts."""
     sources = np.empty(len(texts), dtype=np.int64)
     for i, text in enumerate(texts):
         sources[i] = known.setdefault(blake2b(text.encode(), digest_size=16).digest(), first_row + i)
@@ -355,15 +374,19 @@ def _sources(texts: list[str], first_row: int, known: OrderedDict[bytes, int], m
 
 
 def _embed(job: _Job, chunk: _Chunk, bar: tqdm) -> int:
-    """Embed a chunk, write its rows, and only then mark it as done; gives the number of texts embedded."""
+    """Embed a chunk, write its rows, then mark it as done; return the number of texts embedded."""
     options, files = job.options, job.files
-    embeddings = job.model.encode_tokens(chunk.tokens, batch_size=options.batch_size)[:, : options.truncate_dim]
+    first_row = chunk.number * options.chunk_size
+    try:
+        embeddings = job.model.encode_tokens(chunk.tokens, batch_size=options.batch_size)[:, : options.truncate_dim]
+    except NotFiniteError as error:
+        own = np.flatnonzero(chunk.sources == np.arange(first_row, first_row + len(chunk.sources)))
+        raise UserError(f"{job.input_path}: row {first_row + own[error.place] + 1} of the texts: {error}") from error
     if job.normalize:
         embeddings = F.normalize(embeddings, dim=-1)
     done = np.load(files.work, mmap_mode="r")  # (N, D)
-    first_row = chunk.number * options.chunk_size
     rows = _rows(chunk.sources, first_row, embeddings.numpy(), done)
-    # not through the memory map: on a full disk that would kill the process instead of raising an error
+    # not through the memory map, which would kill the process on a full disk instead of raising an error
     _write(files.work, done.offset + first_row * done.strides[0], rows.data)
     _write(files.progress, chunk.number, b"\1")
     bar.update(len(rows))
@@ -373,7 +396,7 @@ def _embed(job: _Job, chunk: _Chunk, bar: tqdm) -> int:
 def _rows(
     sources: NDArray[np.int64], first_row: int, embeddings: NDArray[np.float32], done: NDArray[Any]
 ) -> NDArray[Any]:
-    """Put a chunk's rows together: new embeddings, copies of them, and copies of rows that are done; (n, D)."""
+    """Assemble a chunk's (n, D) rows from new embeddings, copies of them, and copies of finished rows."""
     rows = np.empty((len(sources), done.shape[1]), dtype=done.dtype)
     rows[sources == np.arange(first_row, first_row + len(sources))] = embeddings
     earlier = sources < first_row
@@ -383,8 +406,8 @@ def _rows(
 
 
 def _write(path: Path, offset: int, content: bytes | memoryview) -> None:
-    """Overwrite a part of a file, and wait until it is on disk."""
-    with path.open("r+b") as file:
+    """Overwrite part of a file, and wait until it is on disk."""
+    with writing(path), path.open("r+b") as file:
         file.seek(offset)
         file.write(content)
         file.flush()
@@ -398,9 +421,8 @@ def _finish(job: _Job) -> None:
         raise DataError(f"{job.input_path} was changed while it was read; {_ANEW}")
     assert all(files.progress.read_bytes()), "a chunk was left out"
     if files.output.suffix == ".parquet":
-        part = files.output.with_name(files.output.name + ".part")
-        _write_table(part, np.load(files.work, mmap_mode="r"), job.texts(), job.options.chunk_size)
-        part.replace(files.output)
+        with replacing(files.output) as part:
+            _write_table(part, np.load(files.work, mmap_mode="r"), job.texts(), job.options.chunk_size)
         files.work.unlink()
     else:
         files.work.replace(files.output)

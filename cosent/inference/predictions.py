@@ -1,4 +1,4 @@
-"""A file's pairs with their scores on disk, in the file's order."""
+"""Scores a file's pairs to disk, in the file's order."""
 
 import csv
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from cosent.data.readers import ExampleReader
 from cosent.errors import UserError
-from cosent.files import to_json
+from cosent.files import to_json, writing
 
 if TYPE_CHECKING:
     from cosent.model.encoder import SentenceBert  # which imports torch
@@ -23,7 +23,7 @@ _PAIRS_AT_A_TIME = 16_384
 
 
 class ScoredRow(NamedTuple):
-    """A pair and what a model says of it; None for what is not known."""
+    """A pair with a model's score and decision; None for unknown values."""
 
     texts: tuple[str, ...]
     score: float
@@ -32,7 +32,7 @@ class ScoredRow(NamedTuple):
     is_match: bool | None = None
 
     def fields(self) -> dict[str, str | float | int | None]:
-        """By the names that files have for them; numbers as they are written."""
+        """Return the values by column name, rounded as they are written."""
         return {
             "text1": self.texts[0],
             "text2": self.texts[1],
@@ -44,24 +44,24 @@ class ScoredRow(NamedTuple):
 
 
 def write_scored(path: str | Path, rows: Iterable[ScoredRow]) -> int:
-    """Write scored pairs as they come; the file is there only when it is whole.
+    """Write scored pairs as they arrive; the file appears only when it is complete.
 
     Args:
-        path: .tsv, with a tab, a line feed or a carriage return in a text written as a space; .csv; or .jsonl.
+        path: a .tsv (tabs and line breaks within texts become spaces), .csv or .jsonl file.
         rows: the pairs.
 
     Returns:
-        How many they were.
+        The number of pairs.
 
     Raises:
-        UserError: if the file's kind is unknown.
+        UserError: if the file type is unknown.
     """
     path = check_output(path)
     unfinished = path.with_name(f"{path.name}.{uuid4().hex[:8]}.unfinished")
     path.parent.mkdir(parents=True, exist_ok=True)
     number = 0
     try:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
+        with writing(path), unfinished.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
             for number, row in enumerate(rows, start=1):  # noqa: B007  # the last one counts
                 fields = row.fields()
@@ -80,15 +80,15 @@ def write_scored(path: str | Path, rows: Iterable[ScoredRow]) -> int:
 
 
 def tsv_line(*cells: str | float | int | None) -> str:
-    """A line of a .tsv file, without its end; what separates fields and lines becomes a space within a text."""
+    """Make a line of a .tsv file, without its end; tabs and line breaks within a text become spaces."""
     return "\t".join(_plain(value).translate(_NO_SEPARATORS) for value in cells)
 
 
 def check_output(path: str | Path) -> Path:
-    """The path of a file that `write_scored` can write.
+    """Check that `write_scored` can write a file.
 
     Raises:
-        UserError: if its kind is unknown.
+        UserError: if the file type is unknown.
     """
     if Path(path).suffix not in (".tsv", ".csv", ".jsonl"):
         raise UserError(f"scored pairs are written to a .tsv, .csv or .jsonl file, not to {path}")
@@ -104,24 +104,24 @@ def score_file(
     batch_size: int = 64,
     show_progress_bar: bool = False,
 ) -> int:
-    """Score a file's pairs and decide which match, some thousands at a time: memory does not grow with the file.
+    """Score a file's pairs and decide which match, in blocks, so that memory does not grow with the file.
 
-    The file is read twice: what is wrong with its rows is said before anything is scored.
+    The file is read twice, so that bad rows are reported before anything is scored.
 
     Args:
         model: the encoder.
-        reader: of pairs; labels, if there are any, are written beside the scores.
-        output_path: see `write_scored`; row i is the input's row i.
-        threshold: a pair matches when its cosine is at or above it. None: the checkpoint's own.
-        batch_size: as for `SentenceBert.encode`.
+        reader: the reader of the pairs; any labels are written beside the scores.
+        output_path: a .tsv, .csv or .jsonl file; row i belongs to row i of the input.
+        threshold: a pair matches if its cosine is at or above this value. None: the checkpoint's threshold.
+        batch_size: batch size in texts of 128 tokens.
         show_progress_bar: whether to show progress on stderr.
 
     Returns:
-        How many pairs were scored.
+        The number of pairs.
 
     Raises:
-        UserError: if there is no threshold, given or stored, or the input would be overwritten.
-        DataError: if its rows are no pairs, see `ExampleReader`.
+        UserError: if no threshold is given or stored, or the input would be overwritten.
+        DataError: if the rows are not pairs.
     """
     output_path = check_output(output_path)
     if output_path.resolve() == reader.path.resolve():

@@ -1,8 +1,8 @@
-"""Attention within texts, on flat tokens: no text sees another, and no token is padding.
+"""Attention within the texts of a flat batch, without padding.
 
-`KERNELS` is a table of all ways to compute it; the first row that takes a call does it.
+`KERNELS` is the table of attention kernels; the first one that supports a call computes it.
 
-Shapes: T tokens of all texts one after the other, H heads, D dimensions of a head.
+Shapes: T tokens of all texts, concatenated, H heads, D dimensions per head.
 """
 
 from collections.abc import Callable
@@ -21,19 +21,19 @@ _HALF = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Kernel:
-    """A way to compute attention, and the calls that it takes.
+    """An attention kernel and the calls that it supports.
 
     Attributes:
-        attend: computes it; arguments and result are those of `attention`.
-        device: type of device that it runs on. None: any.
-        is_there: whether what is installed has it.
-        dtypes: of queries. None: any.
-        capability: the CUDA compute capability that it needs at least.
-        max_head_dim: D at most, and a multiple of 8. None: any number.
-        dropout: whether it knows dropout.
-        windows: whether it knows windows.
-        grouped: whether a head of keys may serve several of queries; otherwise keys and values are repeated before.
-        traceable: whether torch.compile can look through it.
+        attend: computes attention; arguments and result are those of `attention`.
+        device: the device type it runs on. None: any.
+        is_there: whether it is installed.
+        dtypes: supported types of queries. None: any.
+        capability: the least CUDA compute capability.
+        max_head_dim: the largest D, which must also be a multiple of 8. None: any D.
+        dropout: whether it supports dropout.
+        windows: whether it supports windows.
+        grouped: whether a key head may serve several query heads; otherwise keys and values are repeated first.
+        traceable: whether torch.compile can trace it.
     """
 
     attend: Callable[[Tensor, Tensor, Tensor, TextBounds, Options], Tensor]
@@ -48,15 +48,15 @@ class Kernel:
     traceable: bool = True
 
 
-# From the fastest to the one that takes everything. All of them know causal attention.
+# From the fastest to the one that supports everything. All of them support causal attention.
 KERNELS: dict[str, Kernel] = {
     "flash-attn": Kernel(
         fused.flash_attn, "cuda", fused.HAS_FLASH_ATTN, _HALF, capability=(8, 0), max_head_dim=256, grouped=True
     ),
     "flash": Kernel(fused.flash, "cuda", fused.HAS_FLASH, _HALF, capability=(8, 0), max_head_dim=256, grouped=True),
-    # Where texts have bounds, the two passes of torch's kernel draw different dropout: the forward pass takes the
-    # number of keys for 0 in its random offset, the backward pass does not. torch traces its gradient wrongly, too:
-    # the fake kernel of its backward pass takes one argument too few.
+    # With text bounds, the two passes of torch's kernel draw different dropout: the forward pass uses 0 as the number
+    # of keys in its random offset, the backward pass does not. torch also traces its gradient wrongly: the fake kernel
+    # of the backward pass takes one argument too few.
     "memory-efficient": Kernel(
         fused.memory_efficient,
         "cuda",
@@ -73,22 +73,22 @@ KERNELS: dict[str, Kernel] = {
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, options: Options) -> Tensor:
-    """Scaled dot-product attention of each text's tokens over the same text's tokens.
+    """Compute scaled dot-product attention within each text.
 
     Args:
-        query: (T, H, D).
-        key: (T, H, D), or with H / g heads that serve g query heads each.
-        value: as key.
+        query: (T, H, D) queries.
+        key: (T, H, D) keys, or H / g heads that serve g query heads each.
+        value: values, of the shape of the keys.
         bounds: where the texts begin and end.
         options: scale, dropout, and which tokens a token sees.
 
     Returns:
-        (T, H, D) in the dtype of the query, or the one of autocast.
+        (T, H, D) in the dtype of the query, or of autocast.
     """
     kind = query.device.type
     if options.window is not None and options.window >= bounds.max_length:
         options = replace(options, window=None)
-    if torch.is_autocast_enabled(kind):  # rotary positions may have given float32
+    if torch.is_autocast_enabled(kind):  # rotary positions may have produced float32
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
     kernel = KERNELS[choose(query, options)]
     groups = query.shape[1] // key.shape[1]
@@ -101,11 +101,11 @@ def choose(query: Tensor, options: Options) -> str:
     """Choose the kernel for a call.
 
     Args:
-        query: (T, H, D), of which device, dtype and D count.
-        options: of which count whether there is dropout, and whether tokens see only a part of a text.
+        query: (T, H, D) queries; their device, dtype and D matter.
+        options: the options; dropout and the window matter.
 
     Returns:
-        The name of the first row of `KERNELS` that takes it; the last one takes everything.
+        The name of the first row of `KERNELS` that supports the call; the last row supports all.
     """
     device, dim = query.device, query.shape[-1]
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
@@ -124,9 +124,9 @@ def choose(query: Tensor, options: Options) -> str:
 
 
 def wants_sorted(device: torch.device) -> bool:
-    """Tell whether attention is faster where texts of equal length are neighbours, the longest first.
+    """Tell whether attention is faster if texts are sorted by length, the longest first.
 
     Args:
-        device: where the tokens are.
+        device: the device of the tokens.
     """
     return all(kernel.device != device.type for kernel in KERNELS.values())

@@ -1,4 +1,4 @@
-"""What every attention kernel is told: where the texts of a flat batch stand, and who sees whom within one."""
+"""The inputs that all attention kernels share: the bounds of texts in a flat batch, and the attention options."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TextBounds:
-    """Where the texts of a flat batch begin and end, N texts with T tokens.
+    """The bounds of N texts with T tokens in a flat batch.
 
     Attributes:
-        lengths: (N,) int64 tokens in each text.
-        offsets: (N+1,) int32, where each text begins, and T.
-        max_length: tokens in the longest text, or more.
+        lengths: (N,) int64, number of tokens in each text.
+        offsets: (N+1,) int32, the start of each text, and T.
+        max_length: number of tokens in the longest text, or more.
     """
 
     lengths: Tensor
@@ -22,13 +22,13 @@ class TextBounds:
 
 @dataclass(frozen=True)
 class Options:
-    """How tokens attend to the tokens of their text.
+    """The attention options.
 
     Attributes:
-        scale: factor of the products before the softmax.
-        dropout: rate of dropout of the attention's weights.
-        causal: whether a token sees only itself and what stands before it.
-        window: a token sees others that are fewer than this many places away. None: all.
+        scale: factor on the products before the softmax.
+        dropout: dropout rate of the attention weights.
+        causal: whether a token sees only itself and earlier tokens.
+        window: a token sees tokens fewer than this many places away. None: all.
     """
 
     scale: float

@@ -1,10 +1,10 @@
-"""Attention over texts of equal length together: the kernel for CPUs.
+"""The attention kernel for CPUs, which computes texts of equal length together.
 
-It is product, softmax, product in float32 rather than torch's fused attention: at the lengths of sentences that is no
-faster on CPUs, several times slower in bfloat16 with gradients, and has no dropout.
+It computes product, softmax and product in float32. torch's fused attention is no faster on CPUs for texts as short as
+sentences, several times slower in bfloat16 with gradients, and has no dropout.
 
-Shapes: N texts, n texts of one length, T tokens of all texts one after the other, L tokens in a text, H heads, D
-dimensions of a head.
+Shapes: N texts, n texts of one length, T tokens of all texts, concatenated, L tokens in a text, H heads, D dimensions
+per head.
 """
 
 from collections.abc import Iterator
@@ -18,24 +18,24 @@ from torch import Tensor
 from cosent.kernels.bounds import Options, TextBounds
 from cosent.kernels.dropout import keep_mask
 
-# Scores held at a time, at most, but for those of one head of a longer text: a share of a processor's cache.
+# The most scores in a block, to fit into the processor's cache; one head of a long text may have more.
 _MAX_SCORES = 1 << 18
 
 
 def by_length(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, options: Options) -> Tensor:
-    """Attend over neighbours of equal length together.
+    """Compute attention, for neighbouring texts of equal length together.
 
     Args:
-        query: (T, H, D); so are `key` and `value`.
-        key: see `query`.
-        value: see `query`.
-        bounds: where the texts begin and end; many neighbours should be equally long.
+        query: (T, H, D) queries.
+        key: (T, H, D) keys.
+        value: (T, H, D) values.
+        bounds: where the texts begin and end; neighbouring texts should often have equal lengths.
         options: scale, dropout, and which tokens a token sees.
 
     Returns:
         (T, H, D).
     """
-    # as the kernels of torch do, a seed stands for the dropped weights, so that the backward pass can draw them again
+    # like torch's kernels, keep only a seed, from which the backward pass draws the dropped weights again
     seed = torch.randint(2**62, (), dtype=torch.int64) if options.dropout else torch.zeros((), dtype=torch.int64)
     choices = (options.scale, options.dropout, options.causal, options.window or 0)
     return _by_length(query, key, value, bounds.lengths, seed, *choices)
@@ -53,18 +53,18 @@ def _by_length(
     causal: bool,
     window: int,
 ) -> Tensor:
-    """Attention over neighbours of equal length together; one operator, so that torch.compile need not look inside.
+    """Compute attention as one operator, so that torch.compile need not trace it.
 
     Args:
-        query: (T, H, D); so are `key` and `value`.
-        key: see there.
-        value: see there.
-        lengths: (N,) tokens in each text; many neighbours should be equal.
-        seed: () int64, of the dropout.
-        scale: factor of the products before the softmax.
-        dropout: rate.
-        causal: whether a token sees only itself and what stands before it.
-        window: a token sees others that are fewer than this many places away; 0: all.
+        query: (T, H, D) queries.
+        key: (T, H, D) keys.
+        value: (T, H, D) values.
+        lengths: (N,) number of tokens in each text; neighbouring texts should often have equal lengths.
+        seed: () int64, seed of the dropout.
+        scale: factor on the products before the softmax.
+        dropout: dropout rate.
+        causal: whether a token sees only itself and earlier tokens.
+        window: a token sees tokens fewer than this many places away; 0: all.
 
     Returns:
         (T, H, D).
@@ -75,7 +75,7 @@ def _by_length(
     q *= scale
     out = torch.empty_like(q)
     generator = _generator(seed)
-    with torch.autocast(query.device.type, enabled=False):  # its float32 is on purpose
+    with torch.autocast(query.device.type, enabled=False):  # float32 is intended here
         for block in _blocks(runs):
             flat, weights = _weights(q, k, block, causal, window)
             if dropout:
@@ -103,22 +103,22 @@ def _by_length_backward(
     causal: bool,
     window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `_by_length`; the weights are computed again, so that nothing of size L x L is kept for them.
+    """Compute the gradients of `_by_length`; the weights are recomputed, so that nothing of size L x L is kept.
 
     Args:
-        grad: (T, H, D), of its result.
-        query: this and what follows: what it was given.
-        key: see there.
-        value: see there.
-        lengths: see there.
-        seed: see there.
-        scale: see there.
-        dropout: see there.
-        causal: see there.
-        window: see there.
+        grad: (T, H, D) gradient of the result.
+        query: (T, H, D) queries.
+        key: (T, H, D) keys.
+        value: (T, H, D) values.
+        lengths: (N,) number of tokens in each text.
+        seed: seed of the dropout.
+        scale: factor on the products.
+        dropout: dropout rate.
+        causal: whether attention is causal.
+        window: size of the window; 0: none.
 
     Returns:
-        (T, H, D) each, for query, key and value.
+        (T, H, D) each, the gradients of query, key and value.
     """
     runs = _runs(lengths, query.shape[1])
     places = _head_rows(runs, query)
@@ -166,7 +166,7 @@ _by_length.register_autograd(_backward, setup_context=_save_for_backward)
 
 @dataclass(frozen=True)
 class _Run:
-    """Neighbours of equal length: rows from `start` on of (T*H, D), (n*H, L, D) of them; or a part of such."""
+    """Neighbouring texts of equal length, or part of them: rows of (T*H, D) from `start` on, viewed as (n*H, L, D)."""
 
     start: int
     count: int
@@ -177,7 +177,7 @@ class _Run:
 
 
 def _runs(lengths: Tensor, heads: int) -> list[_Run]:
-    """Neighbours of equal length."""
+    """Group neighbouring texts of equal length."""
     runs, start = [], 0
     for length, same in groupby(lengths.tolist()):
         count = len(list(same)) * heads
@@ -187,7 +187,7 @@ def _runs(lengths: Tensor, heads: int) -> list[_Run]:
 
 
 def _blocks(runs: list[_Run]) -> Iterator[list[_Run]]:
-    """Runs, or parts of them, whose scores are held at the same time."""
+    """Cut runs into blocks whose scores are in memory at the same time."""
     block: list[_Run] = []
     room = _MAX_SCORES
     for run in runs:
@@ -205,7 +205,7 @@ def _blocks(runs: list[_Run]) -> Iterator[list[_Run]]:
 
 
 def _head_rows(runs: list[_Run], like: Tensor) -> Tensor:
-    """Which rows of (T*H, D) make each run (n, H, L, D), one after the other: (T*H,)."""
+    """Compute the (T*H,) indices that reorder rows (T*H, D) into runs (n, H, L, D), concatenated."""
     heads = like.shape[1]
     rows = np.arange(len(like) * heads)
     places = [
@@ -216,13 +216,13 @@ def _head_rows(runs: list[_Run], like: Tensor) -> Tensor:
 
 
 def _gather(x: Tensor, places: Tensor) -> Tensor:
-    """(T, H, D) as (T*H, D), run by run, in float32 or float64."""
+    """Reorder (T, H, D) into (T*H, D), run by run, in float32 or float64."""
     rows = x.reshape(len(places), -1).index_select(0, places)
     return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def _scatter(rows: Tensor, places: Tensor, like: Tensor) -> Tensor:
-    """The way back of `_gather`, and to the dtype it came from."""
+    """Undo `_gather`, and convert to the original dtype."""
     out = torch.empty(rows.shape, dtype=like.dtype, device=like.device)
     return out.index_copy_(0, places, rows.to(like.dtype)).view(like.shape)
 
@@ -232,7 +232,7 @@ def _generator(seed: Tensor) -> torch.Generator:
 
 
 def _score_buffer(like: Tensor, block: list[_Run]) -> tuple[Tensor, list[Tensor]]:
-    """Room for the scores of a block, and (n*H, L, L) views for its runs."""
+    """Allocate the scores of a block, with (n*H, L, L) views for its runs."""
     flat = like.new_empty(sum(run.count * run.length**2 for run in block))
     return flat, _views(flat, block)
 
@@ -243,7 +243,7 @@ def _views(flat: Tensor, block: list[_Run]) -> list[Tensor]:
 
 
 def _weights(query: Tensor, key: Tensor, block: list[_Run], causal: bool, window: int) -> tuple[Tensor, list[Tensor]]:
-    """Softmax of the products, as one buffer and as (n*H, L, L) of each run."""
+    """Compute the softmax of the products, as one buffer and as (n*H, L, L) views of each run."""
     flat, weights = _score_buffer(query, block)
     for run, weight in zip(block, weights, strict=True):
         scores = torch.bmm(run.of(query), run.of(key).transpose(1, 2))
@@ -254,8 +254,8 @@ def _weights(query: Tensor, key: Tensor, block: list[_Run], causal: bool, window
 
 
 def _hidden(length: int, causal: bool, window: int, device: torch.device) -> Tensor:
-    """(L, L) booleans: which keys a query does not see."""
+    """Make an (L, L) mask of the keys that a query does not see."""
     places = torch.arange(length, device=device)
-    ahead = places - places[:, None]  # how far a key stands behind the query in the text
+    ahead = places - places[:, None]  # position of the key minus that of the query
     outside = ahead.abs() >= window if window else torch.zeros_like(ahead, dtype=torch.bool)
     return outside | (ahead > 0) if causal else outside

@@ -1,7 +1,7 @@
-"""Dropout whose random numbers cost little on CPUs.
+"""Dropout with cheap random numbers on CPUs.
 
-`torch.nn.functional.dropout` draws a float an element there, on one thread: a sixth of a training step in bfloat16.
-Here four elements share a draw of 64 bits, 16 for each.
+There, `torch.nn.functional.dropout` draws one float per element on one thread, which takes a sixth of a training step
+in bfloat16. Here, four elements share a draw of 64 bits, 16 for each.
 """
 
 from typing import Any
@@ -13,15 +13,15 @@ from torch.nn import functional as F
 
 
 def keep_mask(x: Tensor, rate: float, generator: torch.Generator | None = None) -> Tensor:
-    """What dropout multiplies elements with.
+    """Make the mask that dropout multiplies elements by.
 
     Args:
-        x: of any shape, on the CPU or, with a generator of the CPU, anywhere; its dtype is the result's.
+        x: a tensor of any shape, on the CPU or, with a CPU generator, on any device; its dtype is the result's.
         rate: share of elements to drop, in steps of 2**-16, above 0 and below 1.
-        generator: of the CPU. None: torch's own.
+        generator: a CPU generator. None: torch's default generator.
 
     Returns:
-        As x: 0 where an element is dropped, otherwise one over the share that is kept.
+        A tensor like x: 0 for dropped elements, otherwise one over the share that is kept.
     """
     dropped = min(round(rate * 2**16), 2**16 - 1)
     bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
@@ -30,16 +30,16 @@ def keep_mask(x: Tensor, rate: float, generator: torch.Generator | None = None) 
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout, except on CPUs, where it is `keep_mask`; what torch.compile makes has its own random numbers."""
+    """torch's dropout, except on CPUs, where it uses `keep_mask`; code from torch.compile draws its own numbers."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Drop elements, in training mode.
+        """Drop elements in training mode.
 
         Args:
-            input: of any shape.
+            input: a tensor of any shape.
 
         Returns:
-            As the input.
+            A tensor of the same shape.
         """
         fast = input.device.type == "cpu" and not torch.compiler.is_compiling()
         if self.training and 0 < self.p < 1 and fast:
@@ -61,10 +61,10 @@ class _Mask(torch.autograd.Function):
 
 
 def use_fast_dropout(module: nn.Module) -> None:
-    """Put `Dropout` in the place of every torch.nn.Dropout within a module.
+    """Replace every torch.nn.Dropout within a module by `Dropout`.
 
     Args:
-        module: changed in place; its weights and their names stay as they are.
+        module: changed in place; its weights and their names stay unchanged.
     """
     for parent in module.modules():
         for name, child in parent.named_children():
@@ -73,10 +73,10 @@ def use_fast_dropout(module: nn.Module) -> None:
 
 
 def random_state(device: torch.device) -> list[Any]:
-    """What dropout is drawn from: on the CPU, its seeds, too, and on the device.
+    """Return the random states that dropout draws from: the CPU's, which also gives seeds, and the device's.
 
     Args:
-        device: where the model is.
+        device: the model's device.
 
     Returns:
         States for `set_random_state`.
@@ -86,11 +86,11 @@ def random_state(device: torch.device) -> list[Any]:
 
 
 def set_random_state(states: list[Any], device: torch.device) -> None:
-    """Draw again what was drawn from here on.
+    """Restore random states, so that the same numbers are drawn again.
 
     Args:
-        states: of `random_state`, for the same device.
-        device: where the model is.
+        states: states from `random_state`, for the same device.
+        device: the model's device.
     """
     torch.set_rng_state(states[0])
     if device.type != "cpu":
@@ -98,4 +98,4 @@ def set_random_state(states: list[Any], device: torch.device) -> None:
 
 
 def _of(device: torch.device) -> list[torch.device]:
-    return [] if device.type == "mps" else [device]  # of which there is one
+    return [] if device.type == "mps" else [device]  # there is only one MPS device

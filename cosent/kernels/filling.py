@@ -1,18 +1,18 @@
-"""Flat batches of one of a few sizes: a batch is filled up by texts of padding, whose embeddings nobody looks at.
+"""Fills flat batches up to one of a few sizes with texts of padding, whose embeddings are dropped.
 
-Shapes: N texts and T tokens of a batch; M texts and S tokens of it when it is filled up.
+Shapes: N texts and T tokens in a batch; M texts and S tokens in the filled batch.
 """
 
 from typing import NamedTuple
 
 from torch import Tensor
 
-# Share of a budget of tokens for those of a batch; the rest fills it up to a size.
+# Share of a token budget that a batch's own tokens may take; the rest is for filling up.
 ROOM = 15 / 16
 
 
 class Size(NamedTuple):
-    """Of a batch that is filled up: S tokens, M texts, and no text longer than this."""
+    """The size of a filled batch: S tokens, M texts, and the largest length allowed."""
 
     num_tokens: int
     num_texts: int
@@ -20,19 +20,19 @@ class Size(NamedTuple):
 
 
 def size_for(num_tokens: int, num_texts: int, max_length: int) -> Size:
-    """The size that a batch is filled up to.
+    """Choose the size that a batch is filled up to.
 
-    Tokens go in steps of a sixteenth to a thirty-second of themselves, texts in steps of a quarter to an eighth. Of a
-    thousand tokens or more, in texts of ten or more on average, nine in ten are real at least, and mostly 24 in 25.
+    The number of tokens grows in steps of 1/16 to 1/32, the number of texts in steps of 1/4 to 1/8. With a thousand
+    tokens or more, in texts of ten or more on average, at least nine in ten tokens are real, and mostly 24 in 25.
 
     Args:
         num_tokens: T.
         num_texts: N.
-        max_length: tokens in the longest text.
+        max_length: number of tokens in the longest text.
 
     Returns:
-        The smallest size with room for the batch whose texts of padding have a token at least, and are no longer than
-        the batch's longest text.
+        The smallest size with room for the batch in which texts of padding have at least one token and are no longer
+        than the batch's longest text.
     """
     texts = _step_up(num_texts + 1, parts=4, least=16)
     while True:
@@ -44,18 +44,18 @@ def size_for(num_tokens: int, num_texts: int, max_length: int) -> Size:
 
 
 def _step_up(count: int, *, parts: int, least: int) -> int:
-    """Round up: from a power of two to the next there are so many numbers, not closer to each other than the least."""
+    """Round up to one of `parts` evenly spaced numbers per power of two, at least `least` apart."""
     step = max(least, (1 << (count - 1).bit_length()) // (2 * parts))
     return -(-count // step) * step
 
 
 def fill(into: tuple[Tensor, Tensor], input_ids: Tensor, lengths: Tensor) -> None:
-    """Write a batch and its texts of padding, about as long as each other.
+    """Write a batch and its texts of padding, all of about the same length.
 
     Args:
-        into: (S,) tokens and (M,) lengths, to be overwritten; M > N, and S - T >= M - N.
+        into: (S,) tokens and (M,) lengths to overwrite; M > N and S - T >= M - N.
         input_ids: (T,) tokens.
-        lengths: (N,) tokens in each text.
+        lengths: (N,) number of tokens in each text.
     """
     tokens, counts = into
     shortest, longer = divmod(len(tokens) - len(input_ids), len(counts) - len(lengths))

@@ -1,15 +1,15 @@
-"""Fused attention kernels for CUDA over texts of different length, one after the other, without padding.
+"""Fused CUDA attention kernels over concatenated texts of different lengths, without padding.
 
-torch has two, flash attention, with dropout, and memory-efficient attention. Its public functions do not offer them so:
-`torch.nn.attention.varlen.varlen_attn` takes no rate of dropout (https://github.com/pytorch/pytorch/pull/179390), and
-nested tensors cost the host ten times what the kernels take. So the operators beneath are called directly. They are
-private: this file knows them as torch 2.8 to 2.13 declare them, and asks at import whether the installed torch still
-does. Where it does not, `HAS_FLASH` or `HAS_MEMORY_EFFICIENT` is False and `cosent.kernels.attention` takes another
-kernel. Delete them when a public function has dropout.
+torch has two: flash attention, with dropout, and memory-efficient attention. No public function of torch suits:
+`torch.nn.attention.varlen.varlen_attn` takes no dropout rate (https://github.com/pytorch/pytorch/pull/179390), and with
+nested tensors the host takes ten times as long as the kernels. This module therefore calls the private operators
+beneath, with the signatures of torch 2.8 to 2.13, and checks on import that the installed torch still has them. If not,
+`HAS_FLASH` or `HAS_MEMORY_EFFICIENT` is False, and `cosent.kernels.attention` chooses another kernel. Delete these
+calls once a public function has dropout.
 
 Run on a GPU so far: flash attention, by a sketch of this call, with torch 2.11 on an H200.
 
-Shapes: N texts, T tokens of all texts one after the other, H heads, D dimensions of a head.
+Shapes: N texts, T tokens of all texts, concatenated, H heads, D dimensions per head.
 """
 
 import torch
@@ -36,11 +36,11 @@ _MEMORY_EFFICIENT = (
     " -> (Tensor output, Tensor logsumexp, Tensor philox_seed, Tensor philox_offset, SymInt max_seqlen_batch_q, "
     "SymInt max_seqlen_batch_k)"
 )
-_NO_MASK, _CAUSAL = 0, 1  # the memory-efficient operator's numbers of masks
+_NO_MASK, _CAUSAL = 0, 1  # the memory-efficient operator's mask types
 
 
 def _is_as_known(operator: str, schema: str) -> bool:
-    """Whether torch has an operator that takes what this file gives it, and returns as much."""
+    """Tell whether torch has an operator compatible with this schema."""
     known = getattr(torch.ops.aten, operator, None)
     return known is not None and known.default._schema.is_backward_compatible_with(parse_schema(schema))
 
@@ -51,12 +51,12 @@ HAS_MEMORY_EFFICIENT = _is_as_known("_efficient_attention_forward", _MEMORY_EFFI
 
 
 def flash_attn(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, options: Options) -> Tensor:
-    """Flash attention by the package flash-attn, which draws its dropout from torch's generator.
+    """Compute flash attention with the package flash-attn, which draws dropout from torch's generator.
 
     Args:
-        query: (T, H, D) in half precision, D a multiple of 8.
-        key: (T, H / g, D) for some g >= 1, likewise.
-        value: as key.
+        query: (T, H, D) queries in half precision, D a multiple of 8.
+        key: (T, H / g, D) keys in half precision, for some g >= 1.
+        value: (T, H / g, D) values in half precision.
         bounds: where the texts begin and end.
         options: scale, dropout, and which tokens a token sees.
 
@@ -71,10 +71,10 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, op
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, options: Options) -> Tensor:
-    """Flash attention by torch; arguments and result are those of `flash_attn`."""
+    """Compute flash attention with torch; arguments and result are those of `flash_attn`."""
     ends = (bounds.offsets, bounds.offsets, bounds.max_length, bounds.max_length)
     left, right = _sides(options)
-    # the kernel has a mask for causal attention, and takes a causal window for a window with nothing to the right
+    # causal attention has its own mask; a causal window is a window without places to the right
     return torch.ops.aten._flash_attention_forward(
         query, key, value, *ends, options.dropout, options.causal and options.window is None, False,
         scale=options.scale, window_size_left=left, window_size_right=right,
@@ -82,13 +82,13 @@ def flash(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, options
 
 
 def memory_efficient(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, options: Options) -> Tensor:
-    """Memory-efficient attention by torch.
+    """Compute memory-efficient attention with torch.
 
-    Arguments and result are those of `flash_attn`, but that float32 is taken, too, keys have as many heads as queries,
-    and there are neither windows nor dropout.
+    Arguments and result are those of `flash_attn`, except that float32 is also accepted, keys have as many heads as
+    queries, and there are neither windows nor dropout.
     """
     assert options.window is None and not options.dropout
-    longest = min(bounds.max_length, len(query))  # its backward pass refuses more than there are tokens
+    longest = min(bounds.max_length, len(query))  # the backward pass refuses more than the number of tokens
     ends = (bounds.offsets, bounds.offsets, longest, longest)
     keeps_sums = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     mask = _CAUSAL if options.causal else _NO_MASK
@@ -98,6 +98,6 @@ def memory_efficient(query: Tensor, key: Tensor, value: Tensor, bounds: TextBoun
 
 
 def _sides(options: Options) -> tuple[int, int]:
-    """How many places to the left and to the right a token sees; -1: all."""
+    """Return how many places a token sees to the left and to the right; -1: all."""
     left = -1 if options.window is None else options.window - 1
     return left, 0 if options.causal else left

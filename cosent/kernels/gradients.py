@@ -1,4 +1,4 @@
-"""The gradients of all weights in one tensor: cleared, measured and scaled in one pass each."""
+"""The gradients of all weights in one tensor, so that clearing, measuring and scaling take one pass each."""
 
 import operator
 from collections.abc import Sequence
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-_ALIGNED = 64  # elements; optimizers read several at a time
+_ALIGNED = 64  # alignment in elements, as optimizers read several at a time
 
 
 class FlatGradients:
-    """Room for the gradients of some weights, which stays where it is.
+    """Memory for the gradients of weights, at a fixed address.
 
     Args:
-        weights: of one type, on one device.
+        weights: the weights, all of one type and on one device.
 
     Raises:
-        RuntimeError: if they differ in these.
+        RuntimeError: if their types or devices differ.
     """
 
     def __init__(self, weights: Sequence[nn.Parameter]):
@@ -31,7 +31,7 @@ class FlatGradients:
         self._views = [part[: weight.numel()].view(weight.shape) for part, weight in parts]
 
     def attach(self) -> None:
-        """Make this the weights' gradients; what is there already is kept, and what is not becomes 0."""
+        """Make this memory hold the weights' gradients; existing gradients are kept, missing ones become 0."""
         missing = [weight.grad is None for weight in self.weights]
         if all(missing):
             self._flat.zero_()
@@ -53,21 +53,21 @@ class FlatGradients:
         torch._foreach_add_(self._views, list(grads))
 
     def are_of(self, weights: Sequence[nn.Parameter]) -> bool:
-        """Tell whether these are the gradients of some weights, in the same order.
+        """Tell whether these are the gradients of given weights, in the same order.
 
         Args:
-            weights: any.
+            weights: any weights.
         """
         return len(weights) == len(self.weights) and all(map(operator.is_, weights, self.weights))
 
     def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradients down to a norm, if theirs is larger, without waiting for the device.
+        """Clip the norm of the gradients without waiting for the device.
 
         Args:
-            max_norm: above 0.
+            max_norm: the largest norm, above 0.
 
         Returns:
-            Their norm before, 0-dimensional.
+            The norm before clipping, 0-dimensional.
         """
         norm = torch.linalg.vector_norm(self._flat)
         self._flat.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))

@@ -1,12 +1,12 @@
-"""CUDA graphs of the encoder: what it does with a batch is recorded once for each size, and replayed.
+"""CUDA graphs of the encoder: its work is recorded once for each batch size, and then replayed.
 
-A GPU runs the kernels of a training step many times faster than a host launches them. Batches are filled up to one of a
-few sizes, and forward and backward pass are recorded for each. The loss stays outside.
+A GPU runs the kernels of a training step many times faster than the host launches them. Batches are filled up to one of
+a few sizes, and the forward and the backward pass are recorded for each. The loss is not recorded.
 
-A size is recorded when it comes for the third time; until then its batches run filled up as well, so that the random
-numbers, and with them a seeded run, do not depend on what has been recorded.
+A size is recorded when it occurs for the third time. Before that, its batches are filled up as well, so that the random
+numbers of a seeded run do not depend on what has been recorded.
 
-Shapes: N texts and T tokens of a batch; M texts and S tokens of it when it is filled up, D dimensions.
+Shapes: N texts and T tokens in a batch; M texts and S tokens in the filled batch; D dimensions.
 """
 
 import gc
@@ -32,31 +32,31 @@ logger = logging.getLogger(__name__)
 
 CudaGraphs = Literal["auto", "on", "off"]
 
-# Tokens, lengths, and the longest text or more; gives the embeddings.
+# Tokens, lengths, and the largest length or more -> embeddings.
 Embed = Callable[[Tensor, Tensor, int], Tensor]
 
 _RUNS_BEFORE_RECORDING = 2
 _MAX_RECORDINGS = 48
-# What cannot be told apart from the outside, such as adapters that were merged, is in the modules of other packages.
+# Modules of other packages may change in ways that cannot be seen from outside, such as merged adapters.
 _KNOWN_PACKAGES = ("torch", "transformers", "cosent")
 
 
 class EncoderGraphs:
     """The recordings of an encoder.
 
-    They serve inference, and training within `training()`, where a backward pass has to follow each forward pass before
-    the next one. What changes the encoder is noticed: weights that are moved or replaced, modules that are replaced or
-    put into another mode; values of weights may change at will.
+    They serve inference and, within `training()`, training, where each forward pass must be followed by its backward
+    pass before the next one. Changes of the encoder are detected: weights that are moved or replaced, and modules that
+    are replaced or switched to another mode. The values of weights may change freely.
 
     Args:
-        mode: "on" makes an error of what keeps the encoder from being recorded; with "auto" it runs unrecorded then,
-            and says so; "off" records nothing.
+        mode: "on" raises an error if the encoder cannot be recorded; "auto" then logs a message and runs it without
+            recording; "off" records nothing.
 
     Raises:
-        UserError: if there is no such mode.
+        UserError: if the mode is unknown.
 
     Attributes:
-        compile_options: of torch.compile, for the encoder's layers before they are recorded. None: not compiled.
+        compile_options: options of torch.compile for the encoder's layers. None: they are not compiled.
     """
 
     def __init__(self, mode: CudaGraphs = "auto"):
@@ -69,17 +69,17 @@ class EncoderGraphs:
         self.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return EncoderGraphs, (self.mode,)  # copies, and other processes, record for themselves
+        return EncoderGraphs, (self.mode,)  # copies and other processes make their own recordings
 
     def check(self, device: torch.device, *, is_packed: bool) -> None:
-        """Refuse mode "on" where nothing can be recorded.
+        """Refuse mode "on" if nothing can be recorded.
 
         Args:
-            device: where the encoder is.
+            device: the encoder's device.
             is_packed: whether it runs on flat tokens.
 
         Raises:
-            UserError: saying why.
+            UserError: if the mode is "on" and nothing can be recorded; the message says why.
         """
         if self.mode == "on" and not can_record(device):
             raise UserError(f"cuda_graphs='on' needs a CUDA device, and this model is on {device}; use 'auto'")
@@ -87,23 +87,23 @@ class EncoderGraphs:
             raise UserError("cuda_graphs='on' needs a backbone that runs without padding; use 'auto'")
 
     def clear(self) -> None:
-        """Forget all recordings, and free their memory."""
+        """Drop all recordings and free their memory."""
         self._recordings: dict[Hashable, _Recording] = {}
         self._runs: Counter[Hashable] = Counter()
-        self._encoders: dict[bool, tuple[Any, ...]] = {}  # as recorded, in training mode and out of it
+        self._encoders: dict[bool, tuple[Any, ...]] = {}  # the encoder as recorded, by training mode
         self._gradients: FlatGradients | None = None
         self._pool: Any = None
-        self._unfinished: object = None  # the forward pass whose backward pass is to come
+        self._unfinished: object = None  # the forward pass whose backward pass is pending
         self._given_up = False
 
     def gradients(self, encoder: nn.Module) -> FlatGradients | None:
-        """The gradients of all weights in one piece, as recorded backward passes make them.
+        """Return the gradients of all weights in one tensor, to which recorded backward passes write.
 
         Args:
-            encoder: which has been trained on; gradients that lie elsewhere are moved.
+            encoder: the encoder, after a backward pass; gradients in other memory are moved.
 
         Returns:
-            None where they are not all of one type, or others than before.
+            The gradients; None if their types differ, or other weights have gradients than before.
         """
         weights = [weight for weight in weights_of(encoder) if weight.grad is not None]
         if self._gradients is None and len({weight.dtype for weight in weights}) == 1:
@@ -115,7 +115,7 @@ class EncoderGraphs:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Record forward and backward passes, too."""
+        """Record and replay training in this context, too."""
         self._trains = True
         try:
             yield
@@ -126,7 +126,7 @@ class EncoderGraphs:
         """Tell whether a batch should go through `embed`.
 
         Args:
-            device: where the encoder is.
+            device: the encoder's device.
         """
         wanted = self.mode != "off" and (self._trains or torch.is_inference_mode_enabled())
         return wanted and can_record(device) and not torch.compiler.is_compiling()
@@ -141,15 +141,15 @@ class EncoderGraphs:
         *,
         settings: Hashable,
     ) -> Tensor:
-        """Embed a flat batch, by a recording where there is one.
+        """Embed a flat batch, with a recording if there is one.
 
         Args:
-            encoder: whose weights and modules `embed` uses.
-            embed: gives (M, D) embeddings of a batch that is filled up, and waits for no device.
+            encoder: the encoder whose weights and modules `embed` uses.
+            embed: computes the (M, D) embeddings of a filled batch without waiting for the device.
             input_ids: (T,) tokens.
-            lengths: (N,) tokens in each text.
-            max_length: of the lengths.
-            settings: what else decides what `embed` does.
+            lengths: (N,) number of tokens in each text.
+            max_length: the largest length.
+            settings: everything else that the result of `embed` depends on.
 
         Returns:
             (N, D) embeddings.
@@ -174,7 +174,7 @@ class EncoderGraphs:
         if self._given_up:
             return None
         found = _describe(encoder)
-        if found is None:  # hooks: nobody knows what they do
+        if found is None:  # hooks may do anything
             return None
         if self._encoders.setdefault(encoder.training, found) != found:
             self.clear()
@@ -187,7 +187,7 @@ class EncoderGraphs:
         before = random_state(device)
         try:
             self._recordings[key] = self._record(encoder, embed, key[0], device)
-        except RuntimeError as error:  # memory, an operation that cannot be recorded, a compiler
+        except RuntimeError as error:  # out of memory, an operation that cannot be recorded, or a compiler error
             self._give_up(error)
             return None
         finally:
@@ -202,10 +202,10 @@ class EncoderGraphs:
             self._pool = new_pool(device)
         weights = [weight for weight in weights_of(encoder) if weight.requires_grad] if self._trains else []
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))  # tensors made in it could not be written to outside
+            stack.enter_context(torch.inference_mode(False))  # inference tensors could not be modified outside
             stack.enter_context(torch.set_grad_enabled(bool(weights)))
             stack.enter_context(_uncached_autocast(device))
-            torch.clear_autocast_cache()  # casts that were made before hold the weights' graph on another stream
+            torch.clear_autocast_cache()  # earlier casts keep the graph of the weights on another stream
             if self.compile_options is not None:
                 stack.enter_context(_compiled_layers(encoder, self.compile_options))
             recording = _Recording(size, device)
@@ -227,19 +227,19 @@ class EncoderGraphs:
         self._unfinished = object()
         if recording.gradients is None:
             return recording.forward()
-        anchor = torch.empty(0, requires_grad=True)  # nothing else tells autograd that weights are used
+        anchor = torch.empty(0, requires_grad=True)  # tells autograd that the result needs a gradient
         return _Replay.apply(anchor, self, recording)
 
     def backward(self, recording: "_Recording", forward: object, grad: Tensor) -> None:
-        """Add the gradients of a replayed forward pass to the weights'.
+        """Backpropagate through a replayed forward pass, adding to the weights' gradients.
 
         Args:
-            recording: which was replayed.
-            forward: the forward pass it was.
-            grad: (M, D), of the embeddings.
+            recording: the recording that was replayed.
+            forward: the identity of the forward pass.
+            grad: (M, D) gradient of the embeddings.
 
         Raises:
-            RuntimeError: if another forward pass has come since, which has overwritten what this one needs.
+            RuntimeError: if a later forward pass has overwritten the activations.
         """
         with self._lock:
             if forward is not self._unfinished:
@@ -252,23 +252,23 @@ class EncoderGraphs:
 
 
 class _Recording:
-    """What an encoder does with batches of one size.
+    """The recorded work of an encoder on batches of one size.
 
     Attributes:
         input_ids: (S,) tokens, to be written before a replay.
-        lengths: (M,) likewise.
-        gradients: what the backward pass adds to. None: there is none.
+        lengths: (M,) lengths, to be written before a replay.
+        gradients: the gradients that the backward pass adds to. None: there is no backward pass.
     """
 
     def __init__(self, size: Size, device: torch.device):
         self.input_ids = torch.zeros(size.num_tokens, dtype=torch.int64, device=device)
         self.lengths = torch.empty(size.num_texts, dtype=torch.int64, device=device)
-        fill((self.input_ids, self.lengths), self.input_ids[:0], self.lengths[:0])  # texts of any length, until then
+        fill((self.input_ids, self.lengths), self.input_ids[:0], self.lengths[:0])  # placeholder texts until then
         self._max_length = size.max_length
         self._embeddings = self._grad = torch.empty(0)  # (M, D)
 
     def warm_up(self, embed: Embed, weights: list[nn.Parameter]) -> list[nn.Parameter]:
-        """Run once, so that everything is there that is made when it is first used; the weights that were used."""
+        """Run once, to initialise everything that is created on first use, and return the weights that were used."""
         embeddings = embed(self.input_ids, self.lengths, self._max_length)
         self._grad = torch.zeros_like(embeddings)
         if not weights:
@@ -277,7 +277,7 @@ class _Recording:
         return [weight for weight, grad in zip(weights, found, strict=True) if grad is not None]
 
     def record(self, embed: Embed, gradients: FlatGradients | None, pool: Any) -> None:
-        """Record the forward pass and, where there are gradients to add to, the backward pass."""
+        """Record the forward pass and, if there are gradients to add to, the backward pass."""
 
         def forward() -> None:
             self._embeddings = embed(self.input_ids, self.lengths, self._max_length)
@@ -289,18 +289,18 @@ class _Recording:
             gradients.add(grads)
 
         self.gradients = gradients
-        gc.collect()  # what is left of earlier passes would tie this one to another stream
+        gc.collect()  # remains of earlier passes would tie this one to another stream
         self._replay_forward = record(forward, pool)
         if gradients is not None:
             self._replay_backward = record(backward, pool)
 
     def forward(self) -> Tensor:
-        """(M, D) embeddings of what was written."""
+        """Return the (M, D) embeddings of the written batch."""
         self._replay_forward()
         return self._embeddings.detach().clone()  # the next replay overwrites them
 
     def backward(self, grad: Tensor) -> None:
-        """Add to the weights' gradients, given the embeddings'."""
+        """Add to the weights' gradients, given the gradient of the embeddings."""
         assert self.gradients is not None
         self.gradients.attach()
         self._grad.copy_(grad)
@@ -321,57 +321,57 @@ class _Replay(torch.autograd.Function):
 
 
 def can_record(device: torch.device) -> bool:
-    """Tell whether there are graphs for a device.
+    """Tell whether a device supports graphs.
 
     Args:
-        device: where the encoder is.
+        device: the encoder's device.
     """
     return device.type == "cuda"
 
 
 def new_pool(device: torch.device) -> Any:
-    """What recordings share: a pool of memory, as no two of them run at the same time, and a stream.
+    """Make what recordings share: a memory pool, as no two of them run at the same time, and a stream.
 
-    The stream is their own, since recordings of one stream share cuBLAS's workspace, which goes with the first of them
-    that is freed (https://github.com/pytorch/pytorch/issues/193402).
+    They need their own stream because recordings on one stream share cuBLAS's workspace, which is freed with the first
+    of them (https://github.com/pytorch/pytorch/issues/193402).
 
     Args:
-        device: where the encoder is.
+        device: the encoder's device.
     """
     return torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
 
 def record(function: Callable[[], None], pool: Any) -> Callable[[], None]:
-    """Record what a function does on the GPU.
+    """Record a function's work on the GPU.
 
     Args:
-        function: waits for no device.
-        pool: of `new_pool`.
+        function: the function, which must not wait for the device.
+        pool: a pool from `new_pool`.
 
     Returns:
-        Does it again, with what then lies in the tensors that it used.
+        A function that repeats the work on the current content of the same tensors.
 
     Raises:
-        RuntimeError: if it cannot be recorded; the stream and the random numbers are as before then.
+        RuntimeError: if it cannot be recorded; the stream and the random state are then restored.
     """
     handle, stream = pool
     generator = torch.cuda.default_generators[stream.device.index]
     before = generator.clone_state()
     graph = torch.cuda.CUDAGraph()
     try:
-        # a capture that fails leaves its stream behind; the outer contexts do not
+        # a failed capture leaves its stream current; the outer contexts restore the previous one
         with torch.cuda.device(stream.device), torch.cuda.stream(torch.cuda.current_stream(stream.device)):
-            # other threads, such as the one that pins batches, may go on with what they do
+            # other threads, such as the one that pins batches, may continue
             with torch.cuda.graph(graph, pool=handle, stream=stream, capture_error_mode="thread_local"):
                 function()
     except RuntimeError:
-        generator.graphsafe_set_state(before)  # for the generator, a capture that failed goes on
+        generator.graphsafe_set_state(before)  # otherwise the generator stays in capture mode
         raise
     return graph.replay
 
 
 def _circumstances(device: torch.device) -> tuple[Hashable, ...]:
-    """What decides how torch computes."""
+    """Collect the global settings that decide how torch computes."""
     kind = device.type
     return (
         torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None,
@@ -381,12 +381,12 @@ def _circumstances(device: torch.device) -> tuple[Hashable, ...]:
 
 
 def _describe(encoder: nn.Module) -> tuple[Any, ...] | None:
-    """The modules, their modes, and where their tensors lie; None where hooks change what modules do."""
+    """Describe the modules, their modes and the addresses of their tensors; None if there are hooks."""
     found: list[Any] = []
     for module in modules_of(encoder):
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
             return None
-        found += [ref(module), module.training, module.__dict__.get("p")]  # the rate of dropout
+        found += [ref(module), module.training, module.__dict__.get("p")]  # the dropout rate
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
                 found += [tensor.data_ptr(), tensor.requires_grad]
@@ -395,7 +395,7 @@ def _describe(encoder: nn.Module) -> tuple[Any, ...] | None:
 
 @contextmanager
 def _uncached_autocast(device: torch.device) -> Iterator[None]:
-    """Autocast as it is, but that each pass casts the weights anew, as it will when it is replayed."""
+    """Keep autocast as it is, but cast the weights anew in each pass, as a replay does."""
     kind = device.type
     enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     with torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False):
@@ -404,7 +404,7 @@ def _uncached_autocast(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _compiled_layers(encoder: nn.Module, options: dict[str, Any]) -> Iterator[None]:
-    """Let the encoder's layers run compiled; one of a kind is compiled once for each size, and serves all."""
+    """Run the encoder's layers compiled; layers of the same kind share one compilation per size."""
     names = getattr(encoder, "_no_split_modules", ())
     layers = [module for module in encoder.modules() if type(module).__name__ in names]
     for layer in layers:

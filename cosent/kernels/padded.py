@@ -1,7 +1,7 @@
-"""Attention by torch's public function over padded texts: slower than the fused kernels, and right on any CUDA device.
+"""Attention over padded texts by torch's public function: slower than fused kernels, but works on any CUDA device.
 
-Shapes: N texts, T tokens of all texts one after the other, L tokens in the longest text or more, H heads, D dimensions
-of a head.
+Shapes: N texts, T tokens of all texts, concatenated, L tokens in the longest text or more, H heads, D dimensions per
+head.
 """
 
 import torch
@@ -12,12 +12,12 @@ from cosent.kernels.bounds import Options, TextBounds
 
 
 def padded(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, options: Options) -> Tensor:
-    """Pad every text to L tokens, attend, and take the padding out again; the device is never waited for.
+    """Pad every text to L tokens, attend, and remove the padding, without waiting for the device.
 
     Args:
-        query: (T, H, D); so are `key` and `value`.
-        key: see `query`.
-        value: see `query`.
+        query: (T, H, D) queries.
+        key: (T, H, D) keys.
+        value: (T, H, D) values.
         bounds: where the texts begin and end.
         options: scale, dropout, and which tokens a token sees.
 
@@ -40,9 +40,9 @@ def padded(query: Tensor, key: Tensor, value: Tensor, bounds: TextBounds, option
 
 
 def _seen(lengths: Tensor, length: int, options: Options) -> Tensor:
-    """(N, 1, L, L) booleans: which keys a query sees. Padding sees itself: of nothing, a softmax would be NaN."""
+    """Make a (N, 1, L, L) mask of the keys that a query sees; padding sees itself, as an empty softmax would be NaN."""
     places = torch.arange(length, device=lengths.device)
-    ahead = places - places[:, None]  # (L, L) how far a key stands behind the query in the text
+    ahead = places - places[:, None]  # (L, L) position of the key minus that of the query
     seen = torch.ones_like(ahead, dtype=torch.bool)
     if options.window is not None:
         seen &= ahead.abs() < options.window

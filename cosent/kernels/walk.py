@@ -1,4 +1,4 @@
-"""Walks over modules in half the time of torch's own: a training step of 5 ms takes several."""
+"""Walks over modules in half the time of torch's methods, as a training step of 5 ms needs several walks."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,13 @@ from torch import nn
 
 
 def modules_of(encoder: nn.Module) -> Iterator[nn.Module]:
-    """Go through a module and all that it holds.
+    """Iterate over a module and all its submodules.
 
     Args:
         encoder: any module.
 
     Yields:
-        What `encoder.modules()` gives, in another order; a module that stands in two places twice.
+        The modules of `encoder.modules()`, in another order; a module used in two places appears twice.
     """
     stack = [encoder]
     while stack:
@@ -22,13 +22,13 @@ def modules_of(encoder: nn.Module) -> Iterator[nn.Module]:
 
 
 def weights_of(encoder: nn.Module) -> list[nn.Parameter]:
-    """List the weights of a module and of all that it holds.
+    """List the weights of a module and all its submodules.
 
     Args:
         encoder: any module.
 
     Returns:
-        What `encoder.parameters()` gives, in another order.
+        The weights of `encoder.parameters()`, in another order.
     """
     weights = (weight for module in modules_of(encoder) for weight in module._parameters.values())
     return list(dict.fromkeys(weight for weight in weights if weight is not None))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Name -> the class. The command line reads the formats that a loss learns from, its options and their help from the
-# class's source, so a new loss is one file and one line here.
+# Name -> class. The command line reads a loss's data formats, options and help texts from the source of the class, so a
+# new loss is one file and one line here.
 LOSSES = {
     "cosent": "cosent.losses.ranking:CoSENTLoss",
     "angle": "cosent.losses.ranking:AnglELoss",
@@ -17,10 +17,10 @@ LOSSES = {
 
 
 class Loss(Protocol):
-    """What a trainer needs of a loss.
+    """The interface of a loss that the trainer uses.
 
     Attributes:
-        data_formats: the formats of data that it learns from.
+        data_formats: the data formats that the loss learns from.
     """
 
     data_formats: ClassVar[tuple[str, ...]]
@@ -28,18 +28,18 @@ class Loss(Protocol):
     def __call__(
         self, embeddings: "Tensor", labels: "Tensor | None" = None, text_ids: "Tensor | None" = None
     ) -> "Tensor":
-        """The loss of a batch: (K, B, D), (B,) and (K*B,) in, a scalar out."""
+        """Compute the scalar loss of embeddings (K, B, D), labels (B,) and text ids (K*B,)."""
         ...
 
     def statistics(
         self, embeddings: "Tensor", labels: "Tensor | None" = None, text_ids: "Tensor | None" = None
     ) -> dict[str, "Tensor"]:
-        """0-dimensional float32 tensors that tell whether training works, for the log."""
+        """Compute 0-dimensional float32 tensors for the log, which show whether training works."""
         ...
 
 
 def loss_class(name: str) -> type[Any]:
-    """The class of a loss.
+    """Import the class of a loss.
 
     Args:
         name: a key of `LOSSES`, or the name of a class in it.
@@ -57,7 +57,7 @@ def _by_class() -> dict[str, str]:
 
 
 def __getattr__(name: str) -> Any:
-    # the classes are imported when they are first used: the table alone costs nothing
+    # the classes are imported on first use, so that the table alone costs nothing
     if name not in _by_class():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return loss_class(name)

@@ -1,6 +1,6 @@
-"""Contrastive losses: a text should be nearer to its positive than to every other text of the batch.
+"""Contrastive losses: a text should be closer to its positive than to every other text in the batch.
 
-Shapes: K texts an example, B examples, N = K*B texts, D dimensions, M candidates.
+Shapes: K texts per example, B examples, N = K*B texts, D dimensions, A anchors, M candidates.
 """
 
 from typing import ClassVar, Literal, NamedTuple
@@ -15,25 +15,25 @@ from cosent.similarity import pairwise_cosine, unit_rows
 
 Negatives = Literal["targets", "all"]
 
-_SAME = 1e-6  # a cosine this near to 1 differs by rounding alone
+_SAME = 1e-6  # a cosine this close to 1 differs from it only by rounding
 
 
 class _Ids(NamedTuple):
-    """Who an anchor is compared with."""
+    """The ids of anchors, positives and candidates, and the places of positives and anchors among the candidates."""
 
     anchors: Tensor  # (A,) text ids
     positives: Tensor  # (A,) text ids
     candidates: Tensor  # (M,) text ids
-    targets: Tensor  # (A,) where each anchor's positive is among the candidates
-    itself: Tensor | None  # (A,) where the anchor is; None: not among them
+    targets: Tensor  # (A,) index of each anchor's positive among the candidates
+    itself: Tensor | None  # (A,) index of the anchor itself; None: not among the candidates
 
     def left_out(self, block: slice) -> Tensor:
-        """Candidates that the a anchors of a block are not compared with, (a, M)."""
+        """Mask the candidates that the a anchors of a block are not compared with, (a, M)."""
         targets = self.targets[block]
         left_out = self.candidates == self.anchors[block, None]
         left_out |= self.candidates == self.positives[block, None]
         left_out |= self.candidates == NO_TEXT
-        left_out.scatter_(1, targets[:, None], False)  # unlike indexing, it waits for no device
+        left_out.scatter_(1, targets[:, None], False)  # unlike indexing, this does not wait for the device
         if self.itself is not None:
             left_out.scatter_(1, self.itself[block][:, None], True)
         return left_out
@@ -42,20 +42,21 @@ class _Ids(NamedTuple):
 class InfoNCELoss(nn.Module):
     """Mean over anchors of -log(exp(s * cos(a, p)) / sum over candidates c of exp(s * cos(a, c))).
 
-    With "targets" the anchors are the first texts, and the candidates all positives and hard negatives of the batch
-    (the form of the SimCSE paper). With "all" (NT-Xent) first and second texts are both anchors, and the candidates
-    are all other texts of the batch. A candidate that is the anchor's or the positive's own text under another
-    number, by its text id, is no negative: it is left out of the sum. Give ids of groups of texts that are known to
-    match in place of text ids, and no text is a negative of its own group. Places without a text, whose id is
-    `NO_TEXT`, are nobody's candidates.
+    With "targets", the anchors are the first texts and the candidates are all positives and hard negatives of the batch
+    (the form of the SimCSE paper). With "all" (NT-Xent), first and second texts are anchors and the candidates are all
+    other texts of the batch. Other candidates with the text id of the anchor or its positive are not negatives and are
+    left out of the sum. If texts that are known to match share an id (a group id), no text is a negative of its own
+    group. Empty places, with the id `NO_TEXT`, are never candidates.
 
     Args:
-        scale: what cosines are multiplied by, s above, the inverse of a temperature; above 0.
-        negatives: "targets": each anchor against all positives and hard negatives; "all": each text against all others.
-        symmetric: with "targets", also rank the first texts for each positive, and take the mean of both directions.
+        scale: factor on the cosines, s above, the inverse of a temperature; must be above 0.
+        negatives: "targets" compares each anchor with all positives and hard negatives, "all" each text with all
+            others.
+        symmetric: with "targets", also compare each positive with all first texts, and average both directions.
 
     Raises:
-        ValueError: if the scale is not above 0, `negatives` is unknown, or "all" is asked to be symmetric, as it is.
+        ValueError: if the scale is not above 0, `negatives` is unknown, or `symmetric` is set with "all", which already
+            is symmetric.
 
     Reference: van den Oord, Li and Vinyals, 2018, equation 4; Gao, Yao and Chen, "SimCSE", 2021, equations 1 and 5;
         Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020, equation 1 ("all").
@@ -79,16 +80,16 @@ class InfoNCELoss(nn.Module):
         """Compute the loss of one batch.
 
         Args:
-            embeddings: (K, B, D), K >= 2: anchors, positives, then hard negatives. Unsupervised SimCSE embeds each
-                sentence twice under dropout, K = 2.
+            embeddings: (K, B, D), K >= 2: anchors, positives, then hard negatives. For unsupervised SimCSE, K = 2: each
+                sentence is embedded twice, with dropout.
             labels: not used.
-            text_ids: (N,) equal where texts, or their groups, are; None where no two are.
+            text_ids: (N,) ids that are equal for equal texts or texts of one group; None: all texts differ.
 
         Returns:
             Scalar, float32 (float64 for float64 embeddings).
 
         Raises:
-            ValueError: if a shape is off.
+            ValueError: if a shape is wrong.
         """
         ids = _check(embeddings, text_ids)
         if self.negatives == "all":
@@ -96,23 +97,23 @@ class InfoNCELoss(nn.Module):
         loss = self._direction(*_to_targets(embeddings, ids))
         if not self.symmetric:
             return loss
-        backward = embeddings[:2].flip(0), ids[:2].flip(0)  # positives look for first texts
+        backward = embeddings[:2].flip(0), ids[:2].flip(0)  # compares positives with first texts
         return (loss + self._direction(*_to_targets(*backward))) / 2
 
     def _direction(self, anchors: Tensor, candidates: Tensor, ids: _Ids) -> Tensor:
-        with torch.autocast(anchors.device.type, enabled=False):  # autocast would take the products in half precision
+        with torch.autocast(anchors.device.type, enabled=False):  # autocast would multiply in half precision
             return _Contrast.apply(self.scale * unit_rows(anchors), unit_rows(candidates), ids)
 
     def statistics(
         self, embeddings: Tensor, labels: Tensor | None = None, text_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """What an anchor was compared with; arguments as for `forward`.
+        """Count the negatives of an anchor; the arguments are those of `forward`.
 
         Returns:
-            0-dimensional float32 tensors, the first two means over anchors: "negatives", candidates other than the
-            positive; "masked_negatives", those left out because their text is the anchor's or the positive's;
-            "identical_views", 1 where all positives have their anchors' ids and very embeddings, and other texts have
-            others, as in SimCSE without dropout.
+            0-dimensional float32 tensors. Means over anchors: "negatives", the candidates other than the positive, and
+            "masked_negatives", those left out because they share an id with the anchor or its positive. Also
+            "identical_views", 1 if every positive has its anchor's id and embedding but other texts do not, as in
+            SimCSE without dropout.
         """
         pick = _all_to_all if self.negatives == "all" else _to_targets
         ids = _check(embeddings, text_ids)
@@ -131,10 +132,10 @@ class InfoNCELoss(nn.Module):
 
 
 class _Contrast(torch.autograd.Function):
-    """Mean over anchors of logsumexp(scores of candidates) - score of the target, some anchors at a time.
+    """Mean over anchors of logsumexp(scores of candidates) - score of the target, computed block by block.
 
-    Their scores, and the gradient, which is theirs times the softmax less the target, are done with at once: neither
-    is ever held for all anchors.
+    A block of anchors computes its scores and their gradient, the softmax minus the target, in one go, so that neither
+    is ever in memory for all anchors.
     """
 
     @staticmethod
@@ -165,7 +166,7 @@ class _Contrast(torch.autograd.Function):
 
 
 def _count_masked(ids: _Ids) -> Tensor:
-    """How many candidates have an anchor's or its positive's id; (A,) float32, the positive's own place included."""
+    """Count the candidates with the id of an anchor or its positive, the positive included; (A,) float32."""
     ordered = ids.candidates.sort().values
 
     def count(wanted: Tensor) -> Tensor:
@@ -176,22 +177,22 @@ def _count_masked(ids: _Ids) -> Tensor:
 
 
 def _to_targets(embeddings: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, _Ids]:
-    """First texts against all others: anchors (B, D), candidates (M, D), M = (K-1)*B."""
+    """Compare first texts with all others: anchors (B, D), candidates (M, D), M = (K-1)*B."""
     targets = torch.arange(ids.shape[1], device=ids.device)
     return embeddings[0], embeddings[1:].flatten(0, 1), _Ids(ids[0], ids[1], ids[1:].reshape(-1), targets, None)
 
 
 def _all_to_all(embeddings: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, _Ids]:
-    """First and second texts against all but themselves: anchors (2B, D), candidates (N, D)."""
+    """Compare first and second texts with all other texts: anchors (2B, D), candidates (N, D)."""
     itself = torch.arange(2 * ids.shape[1], device=ids.device)
-    targets = itself.roll(ids.shape[1])  # a first text's target is its second, and the other way round
+    targets = itself.roll(ids.shape[1])  # the target of a first text is its second text, and vice versa
     flat = ids.reshape(-1)  # (N,)
     compared = _Ids(flat[itself], flat[targets], flat, targets, itself)
     return embeddings[:2].flatten(0, 1), embeddings.flatten(0, 1), compared
 
 
 def _check(embeddings: Tensor, text_ids: Tensor | None) -> Tensor:
-    """The text ids as (K, B), or as many different ones."""
+    """Check the shapes and return the text ids as (K, B); distinct ids if there are none."""
     if embeddings.ndim != 3 or embeddings.shape[0] < 2:
         fix = "; embed each sentence twice for unsupervised SimCSE" if embeddings.shape[0] == 1 else ""
         raise ValueError(f"embeddings must have shape (K >= 2, B, D), got {tuple(embeddings.shape)}{fix}")

@@ -1,6 +1,6 @@
 """Ranking losses over scored pairs: a pair with a higher label should score higher.
 
-Shapes: K texts an example, B examples, D dimensions.
+Shapes: K texts per example, B examples, D dimensions.
 """
 
 from typing import ClassVar
@@ -16,11 +16,11 @@ from cosent.similarity import pairwise_angle, pairwise_cosine
 class CoSENTLoss(nn.Module):
     """log(1 + sum over pairs i, j with label_i > label_j of exp(scale * (cos_j - cos_i))).
 
-    Exact for any real labels, 0/1 and graded, with ties, in O(B log B) time and O(B) memory. A batch in which no
-    label is higher than another gives a zero that stays on the graph.
+    Exact for any real labels, 0/1 or graded, with ties, in O(B log B) time and O(B) memory. A batch whose labels are
+    all equal gives a zero that stays on the graph.
 
     Args:
-        scale: what cosines are multiplied by, the inverse of a temperature; above 0.
+        scale: factor on the cosines, the inverse of a temperature; must be above 0.
 
     Raises:
         ValueError: if the scale is not above 0.
@@ -48,30 +48,30 @@ class CoSENTLoss(nn.Module):
 
         Args:
             embeddings: (2, B, D), the first and the second texts of B pairs.
-            labels: (B,) scores; higher means more alike.
-            text_ids: not used by a ranking over labels.
+            labels: (B,) scores; higher means more similar.
+            text_ids: not used.
 
         Returns:
             Scalar, float32 (float64 for float64 embeddings).
 
         Raises:
-            ValueError: if a shape is off or labels are missing.
+            ValueError: if a shape is wrong or labels are missing.
         """
         labels = check_labels(embeddings, labels, columns=2, meaning="scores")
-        first, second = embeddings.unbind(0)  # its backward is one copy; that of two selections would be four
+        first, second = embeddings.unbind(0)  # copies once in the backward pass; indexing twice would copy four times
         return ranking_loss(self.scale * self.score(first, second), labels)
 
     def statistics(
         self, embeddings: Tensor, labels: Tensor | None = None, text_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """How much there was to learn from in a batch: `ordered_pairs`; arguments as for `forward`."""
+        """Count the `ordered_pairs` that a batch offers; the arguments are those of `forward`."""
         return ordered_pairs(check_labels(embeddings, labels, columns=2, meaning="scores"))
 
 
 class AnglELoss(CoSENTLoss):
-    """The ranking of `CoSENTLoss` over AnglE's angle score in place of the cosine.
+    """The ranking of `CoSENTLoss` with AnglE's angle score instead of the cosine.
 
-    Arguments, result and errors are those of `CoSENTLoss`.
+    Arguments, results and errors are those of `CoSENTLoss`.
 
     Reference: Li and Li, "AoE: Angle-optimized Embeddings for Semantic Textual Similarity", 2024, equation 4.
     """
@@ -82,14 +82,14 @@ class AnglELoss(CoSENTLoss):
 def ranking_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """log(1 + sum over i, j with label_i > label_j of exp(score_j - score_i)), without any (B, B) tensor.
 
-    Sorted by label, the inner sum over j for one i runs over a prefix, so one cumulative logsumexp gives it for
-    every i; the gradient's sum over i for one j runs over a suffix. Equal labels share their prefix and suffix,
-    which leaves them out of each other's sums. The cumulative sums are taken in float64: in float32 they stop
-    growing near a million pairs.
+    Once pairs are sorted by label, the inner sum over j for one i runs over a prefix, so one cumulative logsumexp gives
+    it for every i; in the gradient, the sum over i for one j runs over a suffix. Equal labels share prefix and suffix,
+    so they stay out of each other's sums. The cumulative sums are in float64: in float32 they stop growing near a
+    million pairs.
 
     Args:
-        scores: (B,) already multiplied by the scale.
-        labels: (B,) of any ordered type.
+        scores: (B,) scores, already multiplied by the scale.
+        labels: (B,) labels of any ordered type.
 
     Returns:
         Scalar of the scores' type; it can be differentiated once.
@@ -126,11 +126,11 @@ def ordered_pairs(labels: Tensor) -> dict[str, Tensor]:
     """Count the comparisons that a ranking loss makes in a batch.
 
     Args:
-        labels: (B,) of any ordered type.
+        labels: (B,) labels of any ordered type.
 
     Returns:
-        Two 0-dimensional float32 tensors: "ordered_pairs", how many (i, j) have label_i > label_j, and
-        "unordered_batches", 1 where there are none and the batch teaches nothing.
+        Two 0-dimensional float32 tensors: "ordered_pairs", the number of (i, j) with label_i > label_j, and
+        "unordered_batches", 1 if there are none, so that the batch teaches nothing.
     """
     labels, _ = torch.sort(labels)
     count = torch.searchsorted(labels, labels).float().sum()

@@ -1,30 +1,30 @@
-"""What the losses share: checks, and blocks of matrices that are never held whole.
+"""Helpers of the losses: shape checks, and row blocks of matrices too large to hold.
 
-Shapes: K texts an example, B examples, D dimensions.
+Shapes: K texts per example, B examples, D dimensions.
 """
 
 from collections.abc import Iterator
 
 from torch import Tensor
 
-# Scores held at a time, at most, but for those of one row.
+# The most scores in a block; a single row may have more.
 _MAX_SCORES = 1 << 22
 
 
 def check_labels(embeddings: Tensor, labels: Tensor | None, *, columns: int, meaning: str) -> Tensor:
-    """Insist on one label an example.
+    """Check that there is one label per example.
 
     Args:
         embeddings: must be (K, B, D) with K = `columns`.
         labels: must be (B,).
-        columns: K, the texts of an example.
-        meaning: what labels are to this loss, for the message.
+        columns: K, the number of texts per example.
+        meaning: what the labels mean to this loss, for the message.
 
     Returns:
         The labels.
 
     Raises:
-        ValueError: if a shape is off or labels are missing.
+        ValueError: if a shape is wrong or labels are missing.
     """
     if embeddings.ndim != 3 or embeddings.shape[0] != columns:
         raise ValueError(f"embeddings must have shape ({columns}, B, D), got {tuple(embeddings.shape)}")
@@ -37,11 +37,11 @@ def check_labels(embeddings: Tensor, labels: Tensor | None, *, columns: int, mea
 
 
 def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """Cut a matrix of scores into blocks of rows that are small enough to be held.
+    """Cut a matrix of scores into row blocks that fit into memory.
 
     Args:
-        num_rows: of the whole matrix.
-        num_columns: likewise.
+        num_rows: number of rows of the whole matrix.
+        num_columns: number of its columns.
 
     Returns:
         The rows of each block, in order.

@@ -1,4 +1,4 @@
-"""Triplet losses over classes: a text should be nearer to its own class than to any other.
+"""Triplet losses over classes: a text should be closer to its own class than to any other.
 
 Shapes: B examples, D dimensions.
 """
@@ -15,26 +15,26 @@ from cosent.similarity import cosine_matrix, euclidean_matrix, pairwise_cosine, 
 Distance = Literal["euclidean", "cosine"]
 Mining = Literal["hard", "semi_hard", "all"]
 
-_COLLAPSED = 0.01  # of the embeddings' length
+_COLLAPSED = 0.01  # largest distance in a collapsed batch, as a share of the embeddings' length
 
 
 class BatchHardTripletLoss(nn.Module):
     """Mean over triplets of max(0, margin + d(anchor, positive) - d(anchor, negative)), mined within the batch.
 
-    "hard" takes, for each anchor, its farthest positive and its nearest negative. "semi_hard" takes, for each anchor
-    and positive, the nearest negative that is farther than the positive, or the farthest where there is none. "all"
-    takes every triplet whose loss is above 0. Gradients flow through the distances of the triplets taken alone. "hard"
-    needs O(B) memory, as it looks at some anchors at a time; the others need O(B^2). Anchors without a positive or
-    without a negative are left out of the mean; a batch without any valid anchor gives a zero that stays on the graph.
+    "hard" uses the farthest positive and the nearest negative of each anchor. "semi_hard" uses, for each anchor and
+    positive, the nearest negative that is farther away than the positive, or the farthest negative if there is none.
+    "all" uses every triplet with a loss above 0. Gradients flow only through the distances of these triplets. "hard"
+    needs O(B) memory, because it processes anchors in blocks; the others need O(B^2). Anchors without a positive or a
+    negative do not count in the mean; a batch without a valid anchor gives a zero that stays on the graph.
 
     Args:
-        margin: by how much a negative should be farther than a positive; not used by the soft margin.
+        margin: how much farther a negative should be than a positive; not used with the soft margin.
         distance: "euclidean", or "cosine" for 1 - cosine.
-        soft_margin: log(1 + exp(d(anchor, positive) - d(anchor, negative))) in place of the hinge; with "hard" only.
-        mining: which triplets of the batch to take: the "hard" or the "semi_hard" ones, or "all" that have a loss.
+        soft_margin: use log(1 + exp(d(anchor, positive) - d(anchor, negative))) instead of the hinge; only with "hard".
+        mining: triplets of the batch to use: the "hard" or the "semi_hard" ones, or "all" with a loss above 0.
 
     Raises:
-        ValueError: if an option is unknown, the margin negative, or the soft margin asked for with another mining.
+        ValueError: if an option is unknown, the margin is negative, or the soft margin is used without "hard" mining.
 
     Reference: Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, equations
         5 ("hard") and 6 ("all"); Schroff, Kalenichenko and Philbin, "FaceNet", 2015, section 3.2 ("semi_hard").
@@ -71,13 +71,13 @@ class BatchHardTripletLoss(nn.Module):
         Args:
             embeddings: (1, B, D).
             labels: (B,) class ids.
-            text_ids: not used: equal texts of one class are valid, if easy, positives.
+            text_ids: not used: equal texts of one class are valid, though easy, positives.
 
         Returns:
             Scalar, float32 (float64 for float64 embeddings).
 
         Raises:
-            ValueError: if a shape is off or labels are missing.
+            ValueError: if a shape is wrong or labels are missing.
         """
         labels = check_labels(embeddings, labels, columns=1, meaning="class ids")
         texts = embeddings[0]
@@ -100,12 +100,12 @@ class BatchHardTripletLoss(nn.Module):
         return _mean(losses, _is_valid(_class_sizes(labels)))
 
     def _hardest(self, texts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) distances of the farthest positive and the nearest negative; any distance where there is none."""
+        """Compute (B,) distances of the farthest positive and the nearest negative; arbitrary if there is none."""
         farthest, nearest = self._mine(texts.detach(), labels)
         return self._pairwise_distance(texts, texts[farthest]), self._pairwise_distance(texts, texts[nearest])
 
     def _mine(self, texts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) places in the batch; what the loss has mined, the statistics of the same batch need not mine again."""
+        """Find (B,) indices of both in the batch; the statistics reuse what the loss has mined in the same batch."""
         mined, self._mined = self._mined, None
         if mined is not None and mined.is_of(texts, labels):
             return mined.farthest, mined.nearest
@@ -115,7 +115,7 @@ class BatchHardTripletLoss(nn.Module):
             positive, negative = _pairs(labels, block)
             farthest[block] = distances.masked_fill(~positive, -torch.inf).argmax(1)
             nearest[block] = distances.masked_fill_(~negative, torch.inf).argmin(1)
-        if not texts.is_inference():  # whose changes torch does not count
+        if not texts.is_inference():  # torch does not count changes of inference tensors
             self._mined = _Mined(texts, labels, (texts._version, labels._version), farthest, nearest)
         return farthest, nearest
 
@@ -127,8 +127,8 @@ class BatchHardTripletLoss(nn.Module):
         return _mean(losses, positive & (count > 0))
 
     def _all(self, distances: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        # For one anchor and positive the hinge is open for the nearest negatives, up to d(a, p) + margin: their number
-        # and the sum of their distances, from a cumulative sum, give the sum of their losses without a third axis.
+        # For one anchor and positive, the hinge is open for the nearest negatives, up to d(a, p) + margin. Their number
+        # and the cumulative sum of their distances give the sum of their losses without a third axis.
         ordered, count = _ordered_negatives(distances, negative)
         limits = distances + self.margin  # (B, B)
         active = torch.searchsorted(ordered.detach(), limits.detach().contiguous())  # (B, B) open hinges
@@ -141,13 +141,13 @@ class BatchHardTripletLoss(nn.Module):
     def statistics(
         self, embeddings: Tensor, labels: Tensor | None = None, text_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Whether it works: distances that both approach zero mean collapse; arguments as for `forward`.
+        """Measure the hardest triplets: if both distances approach zero, the embeddings collapse.
 
         Returns:
-            0-dimensional float32 tensors: "valid_triplets", how many (anchor, positive, negative) the batch holds; as
-            means over valid anchors "hardest_positive" and "hardest_negative", distances, and "active_triplets", the
-            share of hardest triplets whose hinge is open; "collapsed", 1 where both distances are next to nothing
-            beside the embeddings' length (beside 1, for the cosine distance).
+            0-dimensional float32 tensors: "valid_triplets", the number of (anchor, positive, negative) in the batch.
+            Means over valid anchors: the distances "hardest_positive" and "hardest_negative", and "active_triplets",
+            the share of hardest triplets whose hinge is open. "collapsed": 1 if both distances are negligible compared
+            with the embeddings' length (with 1 for the cosine distance).
         """
         labels = check_labels(embeddings, labels, columns=1, meaning="class ids")
         texts = embeddings[0].detach()
@@ -169,14 +169,14 @@ class BatchHardTripletLoss(nn.Module):
 class _Mined(NamedTuple):
     """The hardest triplets of a batch."""
 
-    texts: Tensor  # (B, D), held so that its memory cannot become another batch's
+    texts: Tensor  # (B, D), kept so that another batch cannot get the same memory
     labels: Tensor  # (B,)
-    versions: tuple[int, int]  # of both, as torch counts changes in place
+    versions: tuple[int, int]  # torch's counters of in-place changes to both
     farthest: Tensor  # (B,)
     nearest: Tensor  # (B,)
 
     def is_of(self, texts: Tensor, labels: Tensor) -> bool:
-        """Tell whether these very tensors were mined, without looking at what is in them."""
+        """Tell whether exactly these tensors were mined, without reading their values."""
         if texts.is_inference() or self.texts.shape != texts.shape:
             return False
         same = self.texts.data_ptr() == texts.data_ptr() and self.labels.data_ptr() == labels.data_ptr()
@@ -184,25 +184,25 @@ class _Mined(NamedTuple):
 
 
 def _pairs(labels: Tensor, anchors: slice = slice(None)) -> tuple[Tensor, Tensor]:
-    """(a, B) masks of the positives of the a anchors, themselves left out, and of their negatives."""
+    """Return (a, B) masks of the positives of the a anchors, without themselves, and of their negatives."""
     same = labels[anchors, None] == labels
     rows = torch.arange(len(labels), device=labels.device)
     return same & (rows[anchors, None] != rows), ~same
 
 
 def _class_sizes(labels: Tensor) -> Tensor:
-    """(B,) how many of the batch are of each one's class, itself included."""
+    """Count (B,) the examples of each example's class in the batch, itself included."""
     ordered = labels.sort().values
     return torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
 
 
 def _is_valid(sizes: Tensor) -> Tensor:
-    """(B,) which anchors have both a positive and a negative, from the sizes of their classes."""
+    """Tell (B,) which anchors have both a positive and a negative, from the sizes of their classes."""
     return (sizes > 1) & (sizes < len(sizes))
 
 
 def _ordered_negatives(distances: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-    """Each anchor's negatives by distance, (B, B) filled up with inf, and their number (B, 1)."""
+    """Sort each anchor's distances to its negatives, (B, B) padded with inf, and count them, (B, 1)."""
     return distances.masked_fill(~negative, torch.inf).sort(1).values.contiguous(), negative.sum(1, keepdim=True)
 
 

@@ -1,4 +1,4 @@
-"""The embedding loop: any number of texts through an encoder, batch by batch, in memory that does not grow with them.
+"""The embedding loop: embeds any number of texts, batch by batch, in bounded device memory.
 
 Shapes: N texts, D dimensions.
 """
@@ -13,20 +13,45 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cosent.errors import UserError
+from cosent.model.modes import embedding_mode
 from cosent.model.tokens import Tokens, tokenize
 from cosent.prefetch import prefetch
 
-# Tokens in a text, for what is said in texts to be counted in tokens.
+# Tokens in a typical text; converts batch sizes in texts to batch sizes in tokens.
 _TYPICAL_LENGTH = 128
 
-# Texts tokenised at a time, at most; the first, where a GPU waits for them; embeddings fetched from it at a time.
+# The most texts tokenised at a time, the number in the first chunk for a GPU, and the number of embeddings fetched at
+# a time.
 _TOKENIZED_TEXTS = 1 << 15
 _FIRST_TOKENIZED_TEXTS = 1 << 9
 _FETCHED_TEXTS = 1 << 13
 
 
+class NotFiniteError(UserError):
+    """An embedding is not finite.
+
+    Attributes:
+        place: index of its text, from 0.
+
+    Args:
+        place: index of the text, from 0.
+        text: its text, if known.
+    """
+
+    def __init__(self, place: int, text: str | None = None):
+        of = f"text {place}" if text is None else f"text {place}, {text[:80]!r},"
+        super().__init__(
+            f"the embedding of {of} is not finite: a weight is not, or half precision overflows (dtype='float32' does "
+            "not). In training, lower the learning rate"
+        )
+        self.place, self.text = place, text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NotFiniteError, (self.place, self.text)
+
+
 class Encoder(Protocol):
-    """What the loop needs of an encoder; `SentenceBert` says what each member is."""
+    """The members of an encoder that the loop uses; `SentenceBert` documents them."""
 
     tokenizer: Any
     max_length: int
@@ -34,21 +59,21 @@ class Encoder(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         ...
 
     @property
     def embedding_dim(self) -> int:
-        """D."""
+        """D, the width of an embedding."""
         ...
 
     @property
     def token_share(self) -> float:
-        """Share of a batch's tokens that texts may take."""
+        """The share of a batch's tokens that texts may take."""
         ...
 
     def prepare(self, texts: list[str], prompt: str | None = None) -> list[str]:
-        """What the tokenizer is given."""
+        """Prepare texts for the tokenizer."""
         ...
 
     def train(self, mode: bool = True) -> Any:
@@ -56,21 +81,21 @@ class Encoder(Protocol):
         ...
 
     def __call__(self, input_ids: Tensor, lengths: Tensor, max_length: int) -> Tensor:
-        """(n, D) embeddings of a flat batch."""
+        """Return the (n, D) embeddings of a flat batch."""
         ...
 
 
 def check_texts(sentences: Sequence[str]) -> list[str]:
-    """Insist on texts.
+    """Check that all items are texts.
 
     Args:
-        sentences: anything that can be gone through.
+        sentences: the items.
 
     Returns:
-        A list of them.
+        The texts as a list.
 
     Raises:
-        TypeError: saying which is no text.
+        TypeError: if an item is not a text; the message names it.
     """
     texts = list(sentences)
     for i, text in enumerate(texts):
@@ -85,9 +110,9 @@ def embed_texts(encoder: Encoder, texts: list[str], batch_size: int, progress: t
     Args:
         encoder: the encoder.
         texts: N texts.
-        batch_size: texts of 128 tokens in a batch; it holds as many tokens of shorter or longer ones.
+        batch_size: batch size in texts of 128 tokens; a batch of shorter or longer texts has as many tokens.
         progress: counts the texts.
-        prompt: put in front of every text. None: the checkpoint's default prompt, where it has one.
+        prompt: prefix for every text; None: the checkpoint's default prompt, if any.
 
     Returns:
         (N, D) float32 embeddings on the CPU.
@@ -97,9 +122,12 @@ def embed_texts(encoder: Encoder, texts: list[str], batch_size: int, progress: t
     tokenized = (tokenize(encoder.tokenizer, encoder.prepare(piece, prompt), encoder.max_length) for piece in pieces)
     out = torch.empty(len(texts), encoder.embedding_dim)
     start = 0
-    # on a CPU, tokenising ahead would take the cores from the model
+    # on a CPU, tokenising ahead would compete with the model for the cores
     for part in tokenized if on_cpu else prefetch(tokenized):
-        out[start : start + len(part)] = embed_tokens(encoder, part, batch_size, progress)
+        try:
+            out[start : start + len(part)] = embed_tokens(encoder, part, batch_size, progress)
+        except NotFiniteError as error:
+            raise NotFiniteError(start + error.place, texts[start + error.place]) from None
         start += len(part)
     return out
 
@@ -116,11 +144,11 @@ def embed_tokens(
 
     Args:
         encoder: the encoder.
-        tokens: of N texts.
-        batch_size: see `embed_texts`.
+        tokens: the tokens of N texts.
+        batch_size: batch size in texts of 128 tokens.
         progress: counts the texts.
-        dropout_seed: leave dropout on, drawn with this seed. None: no dropout.
-        share: (i, n) embeds every n-th batch alone, from the i-th on, counted from 0; the others' rows are zeros.
+        dropout_seed: keeps dropout on and seeds it; None: no dropout.
+        share: (i, n) embeds only every n-th batch, starting with batch i (from 0); all other rows are zeros.
 
     Returns:
         (N, D) float32 embeddings on the CPU, in the order given.
@@ -137,14 +165,12 @@ def embed_tokens(
     device = encoder.device
     first, step = share
     number = -1
-    was_training = encoder.training
-    encoder.train(dropout_seed is not None)
-    try:
-        max_tokens = int(batch_size * _TYPICAL_LENGTH * encoder.token_share)
+    max_tokens = int(batch_size * _TYPICAL_LENGTH * encoder.token_share)
+    with embedding_mode(encoder, dropout=dropout_seed is not None):
         for number, batch in enumerate(_batches(order, tokens.lengths, max_tokens)):
             if number % step == first:
                 if dropout_seed is not None:
-                    torch.manual_seed(dropout_seed + number)  # the same whoever embeds the other batches
+                    torch.manual_seed(dropout_seed + number)  # does not depend on which batches this process embeds
                 input_ids = torch.from_numpy(np.concatenate([rows[i] for i in batch])).long()
                 lengths = torch.from_numpy(tokens.lengths[batch])
                 longest = int(lengths[0])
@@ -154,16 +180,17 @@ def embed_tokens(
             progress.update(len(batch))
         _fetch(finished, out)
         if number % step < first:
-            # a model that is sharded over ranks runs on all of them or on none: one token, for nothing
+            # a model that is sharded over ranks must run on all of them: embed a dummy token
             one = torch.ones(1, dtype=torch.int64, device=device)
             encoder(one, one, 1)
-    finally:
-        encoder.train(was_training)
+    finite = out.isfinite().all(1)
+    if step == 1 and not finite.all():  # of several ranks' shares, the sum is checked
+        raise NotFiniteError(int(finite.int().argmin()))
     return out
 
 
 def _pieces(texts: list[str], size: int) -> Iterator[list[str]]:
-    """Cut texts into pieces, each of twice as many as the one before."""
+    """Cut texts into pieces, each twice as large as the previous one up to the maximum."""
     start = 0
     while start < len(texts):
         yield texts[start : start + size]
@@ -171,12 +198,12 @@ def _pieces(texts: list[str], size: int) -> Iterator[list[str]]:
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the CPU to a device; a GPU's copy is not waited for."""
+    """Copy a CPU tensor to a device, asynchronously to a GPU."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Cut an order of texts into batches of so many tokens at most, but at least one text."""
+    """Cut ordered texts into batches of at most `max_tokens` tokens, but at least one text."""
     ends = np.cumsum(lengths[order])
     start = 0
     while start < len(order):
@@ -187,8 +214,8 @@ def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: i
 
 
 def _fetch(finished: list[tuple[NDArray[np.int64], Tensor]], out: Tensor) -> None:
-    """Bring embeddings to the CPU, many at a time: each time waits for the device."""
+    """Copy embeddings to the CPU, many at a time because each copy waits for the device."""
     if finished:
         rows = np.concatenate([batch for batch, _ in finished])
-        out[rows] = torch.cat([embeddings for _, embeddings in finished]).float().cpu()
+        out[rows] = torch.cat([embeddings for _, embeddings in finished])[:, : out.shape[1]].float().cpu()
         finished.clear()

@@ -1,6 +1,6 @@
-"""SentenceBert: a backbone, its tokenizer and a pooling; texts in, embeddings out.
+"""SentenceBert: a backbone with its tokenizer and a pooling, which turns texts into embeddings.
 
-Shapes: N texts, T tokens of all texts one after the other, D dimensions, P pairs.
+Shapes: N texts, T tokens of all texts, concatenated, D dimensions, P pairs.
 """
 
 import logging
@@ -18,24 +18,21 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from cosent.distributed import num_ranks
-from cosent.errors import UserError
 from cosent.kernels.attention import wants_sorted
-from cosent.kernels.dropout import random_state, set_random_state, use_fast_dropout
+from cosent.kernels.dropout import random_state, set_random_state
 from cosent.kernels.filling import ROOM
 from cosent.kernels.graphs import CudaGraphs, EncoderGraphs
-from cosent.kernels.packing import (
-    Packing,
-    is_packed,
-    sort_by_length,
-    token_states,
-    use_packed_attention,
-)
+from cosent.kernels.groups import check_padding
+from cosent.kernels.packing import Packing, is_packed, sort_by_length, token_states
 from cosent.kernels.walk import modules_of, weights_of
-from cosent.model.backbone import default_device, load_backbone, shall_pack, text_limit
+from cosent.model.backbone import load_backbone, text_limit
 from cosent.model.checkpoint import read_settings, write_settings
 from cosent.model.embedding import check_texts, embed_texts, embed_tokens
+from cosent.model.fingerprint import LONG_TEXT, TEXTS, Fingerprint, check_fingerprint, fingerprint_of
+from cosent.model.loading import load_parts, move
+from cosent.model.modes import embedding_mode
 from cosent.model.pooling import POOLING_MODES, PoolingMode, check_pooling_mode, pool
-from cosent.model.tokens import Tokens, load_tokenizer
+from cosent.model.tokens import Tokens, tokenize
 from cosent.progress import is_watched
 from cosent.similarity import cosine_matrix, pairwise_cosine
 
@@ -43,12 +40,12 @@ logger = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
-    """What a model says of P pairs.
+    """A model's decisions on P pairs.
 
     Attributes:
         scores: (P,) float32 cosines.
         matches: (P,) booleans, whether the score is at or above the threshold.
-        probabilities: (P,) float64 of a match; None where the checkpoint stores no calibration.
+        probabilities: (P,) float64 probabilities of a match; None if the checkpoint stores no calibration.
     """
 
     scores: NDArray[np.float32]
@@ -60,35 +57,34 @@ class SentenceBert(nn.Module):
     """A sentence encoder: the cosine of two texts' embeddings says whether they match.
 
     Args:
-        model_name_or_path: a hub id, a plain Hugging Face folder, or a checkpoint of ours or of
-            sentence-transformers.
-        pooling_mode: "mean", "cls", "max", "last", "pooler", "first_last_avg" (the first and the last layer's
-            mean) or "last_avg" (another name of "mean"). None: what the checkpoint says, else "mean".
-        max_length: tokens in a text at most, special tokens included. None: what the checkpoint says, else the
-            tokenizer's and the backbone's limit.
-        normalize_embeddings: whether embeddings get unit length. None: what the checkpoint says, else False.
+        model_name_or_path: a hub id, or a plain Hugging Face, sentence-transformers or cosent folder.
+        pooling_mode: "mean", "cls", "max", "last", "pooler", "first_last_avg" (the mean of the first and the last
+            layer) or "last_avg" (an alias of "mean"). None: the checkpoint's, else "mean".
+        max_length: maximum number of tokens in a text, special tokens included. None: the checkpoint's, else the
+            limit of the tokenizer and the backbone.
+        normalize_embeddings: whether to scale embeddings to unit length. None: the checkpoint's, else False.
         trust_remote_code: whether code from the checkpoint may run.
-        revision: of the hub repository.
-        dtype: of the weights, "float32" for example. None: as stored in the checkpoint.
-        device: where to put the model. None: an accelerator where there is one.
+        revision: revision of the hub repository.
+        dtype: type of the weights, such as "float32". None: as stored in the checkpoint.
+        device: where to put the model. None: an accelerator if there is one.
         config_name: folder or hub id of another configuration.
         tokenizer_name: folder or hub id of another tokenizer.
-        attn_implementation: transformers' name of an attention implementation.
-        dropout: rate of hidden and attention dropout in training, from 0 to below 1. None: what the checkpoint says.
-        packing: whether texts run through the backbone without any padding. "auto": where its architecture is known
-            to allow it and no `attn_implementation` is named; "off", and otherwise: padded, in groups of similar
-            length. Embeddings are the same.
-        cuda_graphs: whether what the encoder does on a GPU is recorded, for each of a few sizes of batches, and
-            replayed: in `encode`, in evaluation, and when `CosentTrainer` trains it. "auto": where it can be; "on": an
-            error where it cannot; "off": never. Embeddings are the same.
+        attn_implementation: name of one of transformers' attention implementations.
+        dropout: rate of hidden and attention dropout in training, from 0 to below 1. None: the checkpoint's.
+        packing: whether to run texts through the backbone without padding. "auto": if its architecture is known to
+            allow it and no `attn_implementation` is given. "on": always, or raise an error. "off": pad texts in
+            groups of similar length. Embeddings are the same.
+        cuda_graphs: whether to record the encoder's work on a GPU, for each of a few batch sizes, and replay it in
+            `encode`, in evaluation and in training by `CosentTrainer`. "auto": if possible. "on": always, or raise
+            an error. "off": never. Embeddings are the same.
 
     Attributes:
-        pooling_mode: as resolved; so are `max_length` and `normalize_embeddings`, and all three go into checkpoints.
-        name_or_path: what was loaded.
-        settings: what else the checkpoint says: prompts, the loss that trained it, the stored decision threshold.
+        pooling_mode: the pooling mode in use. Like `max_length` and `normalize_embeddings`, it is saved in checkpoints.
+        name_or_path: the hub id or folder that was loaded.
+        settings: the checkpoint's other settings: prompts, the loss that trained it, the stored decision threshold.
 
     Raises:
-        CheckpointError: if the model cannot be loaded, or lacks weights of its encoder.
+        CheckpointError: if the model cannot be loaded or lacks weights of its encoder.
         UserError: if an option is unknown or out of range.
     """
 
@@ -116,30 +112,23 @@ class SentenceBert(nn.Module):
         name = str(model_name_or_path)
         settings = read_settings(name, revision)
         if pooling_mode not in (None, settings.pooling_mode):
-            settings.decision = None  # a threshold belongs to the embeddings that it was chosen for
+            settings.decision = None  # a threshold is valid only for the embeddings that it was chosen on
         if pooling_mode is None and settings.pooling_mode is None:
             logger.info("%s does not say how to pool its tokens: taking their mean (pooling_mode='mean')", name)
         self.pooling_mode = check_pooling_mode(pooling_mode or settings.pooling_mode or "mean")
         self._trust_remote_code = trust_remote_code
-        hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        self.backbone = load_backbone(
+        self.backbone, self.tokenizer = load_parts(
             name,
-            settings.subfolder,
-            config_name=config_name,
+            settings,
+            self.pooling_mode,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
             dtype=dtype,
+            config_name=config_name,
+            tokenizer_name=tokenizer_name,
             attn_implementation=attn_implementation,
             dropout=dropout,
-            needs_pooler=POOLING_MODES[self.pooling_mode].uses_pooler,
-            **hub,
-        )
-        use_fast_dropout(self.backbone)
-        if shall_pack(self.backbone, packing, attn_implementation, name):
-            use_packed_attention(self.backbone)
-        # a tokenizer that is named apart lies at its own root, at its own revision
-        self.tokenizer = (
-            load_tokenizer(tokenizer_name, trust_remote_code=trust_remote_code)
-            if tokenizer_name
-            else load_tokenizer(name, settings.subfolder, **hub)
+            packing=packing,
         )
         self.max_length = text_limit(max_length, settings.max_length, self.tokenizer, self.backbone)
         self.normalize_embeddings = bool(
@@ -148,34 +137,34 @@ class SentenceBert(nn.Module):
         self.settings = settings
         self.name_or_path = name
         self.graphs = EncoderGraphs(cuda_graphs)
-        # the layers, for those who shard models; accelerate shards the embeddings on its own account
+        # FSDP shards the model by these layers; accelerate shards the embeddings by itself
         layers = self.backbone._no_split_modules or ()
         self._no_split_modules = [name for name in layers if "Embedding" not in name]
-        if not POOLING_MODES[self.pooling_mode].uses_pooler and getattr(self.backbone, "pooler", None) is not None:
-            # it stays in the checkpoint, where loaders look for it, but neither gradient nor decay may reach it
-            self.backbone.pooler.requires_grad_(False)
         self.eval()
-        try:
-            self.to(device if device is not None else default_device())
-        except (AssertionError, RuntimeError) as error:
-            raise UserError(f"device {device} cannot be used: {error}") from error
+        move(self, device)
         self.graphs.check(self.device, is_packed=is_packed(self.backbone))
+        if not is_packed(self.backbone):
+            check_padding(self.backbone)
+        if settings.fingerprint is not None and config_name is None and tokenizer_name is None:
+            used = self.pooling_mode, self.max_length, self.normalize_embeddings
+            if used == (settings.pooling_mode, settings.max_length, settings.normalize_embeddings):
+                check_fingerprint(settings.fingerprint, self._fingerprint(), name)
 
     @classmethod
     def from_pretrained(cls, model_name_or_path: str | Path, **options: Any) -> "SentenceBert":
-        """The constructor, under transformers' name; takes its options."""
+        """Call the constructor; the name follows transformers."""
         return cls(model_name_or_path, **options)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "SentenceBert":
-        self.graphs.clear()  # what moves the weights, or changes their type
+        self.graphs.clear()  # recorded graphs are invalid once the weights move or change their type
         return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> "SentenceBert":
-        """torch's; the Trainer calls it at every step, and mostly there is nothing to change."""
+        """Override torch's method for speed: the Trainer calls it at every step, usually with nothing to change."""
         return self if all(module.training == mode for module in modules_of(self)) else super().train(mode)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """torch's, faster: the Trainer calls it at every step."""
+        """Override torch's method for speed: the Trainer calls it at every step."""
         if not set_to_none:
             return super().zero_grad(set_to_none)
         for weight in weights_of(self):
@@ -183,12 +172,16 @@ class SentenceBert(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are now."""
+        """The current device of the weights."""
         return next(self.parameters()).device
 
     @property
     def embedding_dim(self) -> int:
-        """D, the width of an embedding."""
+        """D, the width of an embedding from `encode`; `forward` does not truncate."""
+        return min(self.settings.truncate_dim or self._backbone_dim, self._backbone_dim)
+
+    @property
+    def _backbone_dim(self) -> int:
         return self.backbone.config.hidden_size
 
     def forward(self, input_ids: Tensor, lengths: Tensor, max_length: int | None = None) -> Tensor:
@@ -197,7 +190,7 @@ class SentenceBert(nn.Module):
         Args:
             input_ids: (T,) int64, text after text.
             lengths: (N,) int64, at least 1 each, summing to T.
-            max_length: of the lengths, where it is known: asking a GPU for it waits for what the GPU is doing.
+            max_length: the largest length, if known: reading it from a GPU waits for the GPU's work to finish.
 
         Returns:
             (N, D) embeddings, float32 or float64.
@@ -224,11 +217,11 @@ class SentenceBert(nn.Module):
         return F.normalize(embeddings, dim=-1) if self.normalize_embeddings else embeddings
 
     def prepare(self, texts: list[str], prompt: str | None = None) -> list[str]:
-        """Turn texts into what the tokenizer is given: behind their prompt, and lower-cased where the model wants it.
+        """Prepare texts for the tokenizer: prepend the prompt, and lower-case them if the model requires it.
 
         Args:
             texts: N texts.
-            prompt: put in front of every text. None: the checkpoint's default prompt, where it has one.
+            prompt: prefix for every text. None: the checkpoint's default prompt, if any.
 
         Returns:
             N texts.
@@ -248,17 +241,17 @@ class SentenceBert(nn.Module):
         dropout_seed: int | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> Tensor:
-        """Embed tokenised texts, each on its own account: neighbours in a batch change nothing.
+        """Embed tokenised texts; an embedding does not depend on the other texts of its batch.
 
-        Texts are taken by length, the longest first. What is on the model's device at a time does not depend on N.
+        Texts are processed by length, the longest first. Memory on the model's device does not grow with N.
 
         Args:
-            tokens: of N texts.
-            batch_size: texts of 128 tokens in a batch; it holds as many tokens of shorter or longer ones.
+            tokens: the tokens of N texts.
+            batch_size: batch size in texts of 128 tokens; a batch of shorter or longer texts has as many tokens.
             show_progress_bar: whether to show progress on stderr.
-            dropout_seed: leave dropout on, as in training, drawn with this seed. None: no dropout.
-            share: (i, n) embeds every n-th batch alone, from the i-th on, counted from 0; the others' rows are zeros,
-                and the sum over all i is what one call embeds.
+            dropout_seed: keeps dropout on, as in training, and seeds it. None: no dropout.
+            share: (i, n) embeds only every n-th batch, starting with batch i (from 0). All other rows are zeros, so
+                the results for all i sum to the result of one call for all texts.
 
         Returns:
             (N, D) float32 embeddings on the CPU, in the order given.
@@ -269,12 +262,12 @@ class SentenceBert(nn.Module):
             before = random_state(self.device)
             try:
                 return embed_tokens(self, tokens, batch_size, progress, dropout_seed, share)
-            finally:  # what others draw next must not depend on this
+            finally:  # later random numbers must not depend on this call
                 set_random_state(before, self.device)
 
     @property
     def token_share(self) -> float:
-        """Share of a batch's tokens that texts may take; CUDA graphs fill the rest up."""
+        """The share of a batch's tokens that texts may take; CUDA graphs fill the rest."""
         return ROOM if is_packed(self.backbone) and self.graphs.serve(self.device) else 1.0
 
     def encode(
@@ -293,19 +286,19 @@ class SentenceBert(nn.Module):
 
         Args:
             sentences: one text, or N texts.
-            batch_size: texts of 128 tokens in a batch; it holds as many tokens of shorter or longer ones.
-            show_progress_bar: whether to show progress. None: where somebody watches, for more than a batch.
-            convert_to_numpy: give a numpy array; otherwise a list of tensors.
-            convert_to_tensor: give one tensor on the model's device; goes before `convert_to_numpy`.
-            normalize_embeddings: give embeddings unit length, whether or not the model does.
+            batch_size: batch size in texts of 128 tokens; a batch of shorter or longer texts has as many tokens.
+            show_progress_bar: whether to show progress. None: in a terminal, for more than one batch.
+            convert_to_numpy: return a numpy array; otherwise a list of tensors.
+            convert_to_tensor: return one tensor on the model's device; takes precedence over `convert_to_numpy`.
+            normalize_embeddings: scale embeddings to unit length, even if the model does not.
             truncate_dim: keep only the first dimensions, before this call's normalisation.
-            prompt: put in front of every text. None: the checkpoint's default prompt, where it has one.
+            prompt: prefix for every text. None: the checkpoint's default prompt, if any.
 
         Returns:
-            (D,) float32 for one text, (N, D) for a list in its order, (0, D) for an empty list.
+            (D,) float32 for one text, (N, D) for a list, in its order, and (0, D) for an empty list.
 
         Raises:
-            TypeError: if something is not a text; the message says which.
+            TypeError: if an item is not a text; the message names it.
             ValueError: if truncate_dim is not between 1 and D.
         """
         single = isinstance(sentences, str)
@@ -334,7 +327,7 @@ class SentenceBert(nn.Module):
         return out if len(row) == len(texts) else out[[row[text] for text in texts]]
 
     def similarity(self, a: Sequence[str] | ArrayLike | Tensor, b: Sequence[str] | ArrayLike | Tensor) -> Tensor:
-        """Cosine of every member of `a` with every member of `b`.
+        """Compute the cosine of every item of `a` with every item of `b`.
 
         Args:
             a: N texts, or (N, D) embeddings.
@@ -352,14 +345,14 @@ class SentenceBert(nn.Module):
 
         Args:
             pairs: P pairs.
-            threshold: a pair matches when its cosine is at or above it. None: the checkpoint's own.
-            batch_size: as for `encode`.
+            threshold: a pair matches if its cosine is at or above this value. None: the checkpoint's threshold.
+            batch_size: batch size in texts of 128 tokens.
 
         Returns:
-            (P,) scores, (P,) decisions and, if the checkpoint stores how to get them, (P,) probabilities.
+            (P,) scores, (P,) decisions and, if the checkpoint stores a calibration, (P,) probabilities.
 
         Raises:
-            ValueError: if there is no finite threshold, given or stored, or something is not a pair of texts.
+            ValueError: if no finite threshold is given or stored, or an item is not a pair of texts.
         """
         threshold = self.settings.threshold(threshold)
         pairs = list(pairs)
@@ -375,57 +368,74 @@ class SentenceBert(nn.Module):
         """Write a complete sentence-transformers folder, with `cosent_config.json` beside it.
 
         Args:
-            folder: made where it does not exist.
-            state_dict: the weights, where they are sharded over ranks and this is what was gathered of them. None:
-                the model's own.
+            folder: the folder; created if it does not exist.
+            state_dict: the gathered weights, if the model's own are sharded over ranks. None: the model's own.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
         gathered = {name.removeprefix("backbone."): tensor for name, tensor in (state_dict or {}).items()}
         self.backbone.save_pretrained(folder, state_dict=gathered or None)
         self.tokenizer.save_pretrained(folder)
-        self.save_settings(folder)
-        for weights in Path(folder).glob("*.safetensors"):  # transformers makes them readable by their owner alone
+        self._write_settings(folder, None if state_dict else self._fingerprint())
+        for weights in Path(folder).glob("*.safetensors"):  # transformers makes them readable only by their owner
             weights.chmod((Path(folder) / "config.json").stat().st_mode)
 
     def save_settings(self, folder: str | Path) -> None:
         """Write everything but the weights and the tokenizer into a checkpoint folder.
 
         Args:
-            folder: what `save_pretrained` made, of this very model.
+            folder: a folder that `save_pretrained` wrote for this model.
         """
+        self._write_settings(folder, self._fingerprint())
+
+    def _write_settings(self, folder: str | Path, fingerprint: Fingerprint | None) -> None:
         settings = replace(
             self.settings,
             pooling_mode=self.pooling_mode,
             max_length=self.max_length,
             normalize_embeddings=self.normalize_embeddings,
             subfolder="",
+            fingerprint=fingerprint,
         )
-        write_settings(folder, settings, self.embedding_dim)
+        write_settings(folder, settings, self._backbone_dim)
+
+    @torch.inference_mode()
+    def _fingerprint(self) -> Fingerprint:
+        """Compute the fingerprint of this model, without recording CUDA graphs."""
+        tokens = tokenize(self.tokenizer, self.prepare([*TEXTS, LONG_TEXT]), self.max_length)
+        short = tokens.lengths[: len(TEXTS)]
+        input_ids, lengths = (
+            torch.from_numpy(array).long().to(self.device) for array in (tokens.input_ids[: short.sum()], short)
+        )
+        with embedding_mode(self):
+            embeddings = self._embed_tokens(input_ids, lengths, int(short.max()))
+        return fingerprint_of(tokens, embeddings.float().cpu(), self.backbone.dtype)
 
     def load_weights(self, folder: str | Path) -> None:
-        """Take the weights of a checkpoint of this very architecture.
+        """Load the weights of a checkpoint with the same architecture.
 
         Args:
-            folder: what `save_pretrained` wrote.
+            folder: a folder that `save_pretrained` wrote.
 
         Raises:
-            CheckpointError: if they cannot be loaded.
+            CheckpointError: if the weights cannot be loaded.
         """
-        saved = load_backbone(str(folder), dtype=self.backbone.dtype, trust_remote_code=self._trust_remote_code)
+        # some weights may be trained in float32
+        dtype = max((weight.dtype for weight in self.backbone.parameters()), key=lambda dtype: dtype.itemsize)
+        saved = load_backbone(str(folder), dtype=dtype, trust_remote_code=self._trust_remote_code)
         if num_ranks() == 1:
             self.backbone.load_state_dict(saved.state_dict())
             return
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-        # it also fills weights that are sharded over ranks
+        # this function also fills weights that are sharded over ranks
         set_model_state_dict(self.backbone, saved.state_dict(), options=StateDictOptions(full_state_dict=True))
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Recompute activations in the backward pass; the Trainer calls this, with the backbone's own options."""
+        """Recompute activations in the backward pass; the Trainer calls this with the backbone's options."""
         self.backbone.activation_checkpointing_enable(**options)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The backbone's token embeddings; the Trainer asks for them to add NEFTune's noise."""
+        """Return the backbone's token embeddings; the Trainer needs them to add NEFTune's noise."""
         return self.backbone.get_input_embeddings()
 
     def _embeddings(self, texts_or_embeddings: Any) -> Tensor:

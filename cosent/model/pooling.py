@@ -1,6 +1,6 @@
-"""From token states to one embedding a text, on flat token batches.
+"""Pooling: reduces token states to one embedding per text, on flat token batches.
 
-Shapes: N texts, T tokens of all texts one after the other, D dimensions.
+Shapes: N texts, T tokens of all texts, concatenated, D dimensions.
 """
 
 from typing import Literal, NamedTuple
@@ -19,11 +19,11 @@ class Pooling(NamedTuple):
     """How token states become an embedding.
 
     Attributes:
-        reduction: of a text's token states to one vector.
-        sentence_transformers: what sentence-transformers calls it; None where it has no such pooling. A checkpoint then
-            holds our own name, which sentence-transformers refuses: an error there, not silently other embeddings.
-        layers: whose states are read; "first_last" is the mean of the first and the last layer's.
-        uses_pooler: whether the backbone's own dense layer and tanh come last.
+        reduction: reduces a text's token states to one vector.
+        sentence_transformers: sentence-transformers' name for the mode; None if it has no such mode. The checkpoint
+            then holds cosent's name, which sentence-transformers refuses rather than computing other embeddings.
+        layers: the layers whose states are pooled; "first_last" is the mean of the first and the last layer.
+        uses_pooler: whether the backbone's own dense layer and tanh are applied last.
     """
 
     reduction: Reduction
@@ -44,13 +44,13 @@ POOLING_MODES: dict[PoolingMode, Pooling] = {
 
 
 def check_pooling_mode(mode: str) -> PoolingMode:
-    """Insist on a known pooling mode.
+    """Check that a pooling mode exists.
 
     Args:
-        mode: its name.
+        mode: the name of the mode.
 
     Raises:
-        UserError: naming those that there are.
+        UserError: if it does not exist; the message lists the modes.
     """
     if mode not in POOLING_MODES:
         raise UserError(f"pooling_mode must be one of {', '.join(POOLING_MODES)}, got {mode!r}")
@@ -60,12 +60,12 @@ def check_pooling_mode(mode: str) -> PoolingMode:
 def pool(states: Tensor, lengths: Tensor, reduction: Reduction) -> Tensor:
     """Reduce the tokens of each text to one vector.
 
-    There is no padding to mask: a text's embedding depends on its own tokens alone.
+    There is no padding to mask: an embedding depends only on the text's own tokens.
 
     Args:
         states: (T, D) token states, text after text.
         lengths: (N,) tokens in each text, at least 1 each, summing to T.
-        reduction: "mean" over a text's tokens, elementwise "max", its first ("cls") or its "last" token.
+        reduction: the "mean" or elementwise "max" over a text's tokens, its first ("cls") or its "last" token.
 
     Returns:
         (N, D) embeddings, float32 or float64.
@@ -74,7 +74,7 @@ def pool(states: Tensor, lengths: Tensor, reduction: Reduction) -> Tensor:
         ValueError: if the reduction is unknown.
     """
     if states.dtype in (torch.float16, torch.bfloat16):
-        states = states.float()  # a half-precision sum over a long text would lose digits
+        states = states.float()  # a half-precision sum over a long text would lose precision
     ends = lengths.cumsum(0)  # (N,)
     if reduction == "cls":
         return states[ends - lengths]

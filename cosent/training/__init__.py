@@ -1,1 +1,1 @@
-"""Fine-tuning, on transformers' Trainer."""
+"""Fine-tuning with transformers' Trainer."""

@@ -1,11 +1,11 @@
-"""Batches larger than memory: embeddings of a whole batch whose gradient is computed piece by piece.
+"""Gradient caching for batches larger than memory: embeds a batch and backpropagates its gradient piece by piece.
 
-All pieces but the last are embedded without keeping what a backward pass needs. The loss is computed from the
-embeddings of all, and its gradient arrives at them. It goes on into the weights from the last piece, which then is done
-with; each of the others is embedded again for that, with the same random numbers. This costs one more forward pass,
-less that of the last piece, and memory for one piece and the loss; loss and gradient are those of the whole batch.
+Only the last piece keeps its activations. The loss and its gradient at the embeddings are computed from all pieces. The
+last piece backpropagates its part of the gradient directly; each other piece is first embedded again, with the same
+random numbers. Loss and gradient are those of the whole batch. The cost is one more forward pass, except over the last
+piece, and memory for one piece and the loss.
 
-Shapes: N texts, n texts of a piece, T and t their tokens, D dimensions.
+Shapes: N texts in the batch with T tokens, n texts in a piece with t tokens, D dimensions.
 
 Reference: Gao, Zhang, Han and Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
     2021, section 3.2.
@@ -28,9 +28,9 @@ from cosent.kernels.packing import sort_by_length
 
 
 class Piece(NamedTuple):
-    """Texts that are embedded together: tokens (t,), lengths (n,), the longest of these, and their places, if any.
+    """Texts that are embedded together: tokens (t,), lengths (n,), the largest length, and places in the batch.
 
-    Texts beyond the places are padding; nothing is kept of them.
+    Texts beyond the places are padding, and their embeddings are dropped.
     """
 
     input_ids: Tensor
@@ -40,14 +40,14 @@ class Piece(NamedTuple):
 
     @property
     def num_kept(self) -> int:
-        """How many of its embeddings have a place."""
+        """The number of embeddings that have a place."""
         return self.places.stop if isinstance(self.places, slice) else len(self.places)
 
 
-# How much of a piece may be padding.
+# The largest share of a piece that may be padding.
 _MAX_PADDING = 1 / 32
 
-Embed = Callable[[Tensor, Tensor, int], Tensor]  # tokens, lengths, the longest -> (n, D)
+Embed = Callable[[Tensor, Tensor, int], Tensor]  # tokens, lengths, largest length -> (n, D)
 
 
 def cut(
@@ -58,18 +58,18 @@ def cut(
     pad: bool = False,
     host_lengths: NDArray[np.integer] | None = None,
 ) -> list[Piece]:
-    """Cut a flat batch into pieces of texts of similar length, as even in tokens as texts allow.
+    """Cut a flat batch into pieces of similarly long texts, with token counts as even as possible.
 
     Args:
         input_ids: (T,) text after text.
         lengths: (N,) summing to T.
-        max_tokens: tokens in a piece at most; a longer text is one on its own.
-        pad: add a short text of padding to pieces that it makes as large as the largest: memory that one of them frees
-            then fits the next exactly. For a backbone that runs on flat tokens; another would pad the short text, too.
-        host_lengths: the lengths on the CPU, where they are known: asking a GPU for them waits for what it is doing.
+        max_tokens: maximum number of tokens in a piece; a longer text is a piece of its own.
+        pad: whether to add a short text of padding to a piece if that makes it as large as the largest piece. Memory
+            that one piece frees then fits the next exactly. Only useful for a backbone that runs on flat tokens.
+        host_lengths: the lengths on the CPU, if known: reading them from a GPU waits for its work to finish.
 
     Returns:
-        The pieces; a text's place is its number in the batch.
+        The pieces; a text's place is its index in the batch.
     """
     input_ids, lengths, new_places = sort_by_length(input_ids, lengths)
     counts: list[int] = lengths.tolist() if host_lengths is None else np.sort(host_lengths)[::-1].tolist()
@@ -85,7 +85,7 @@ def cut(
 
 
 def _pad_to(piece: Piece, num_tokens: int) -> Piece:
-    """Make it so many tokens by a text of padding, where that is a small part of them and not its longest text."""
+    """Pad a piece to `num_tokens` with one text, if that text is a small share of them and not the longest text."""
     missing = num_tokens - len(piece.input_ids)
     if not 0 < missing <= min(piece.max_length, num_tokens * _MAX_PADDING):
         return piece
@@ -95,7 +95,7 @@ def _pad_to(piece: Piece, num_tokens: int) -> Piece:
 
 
 def _even(counts: Sequence[int], max_tokens: int) -> list[int]:
-    """How many texts go into each of as few pieces as can be, of which the largest is as small as can be."""
+    """Count the texts of each piece, for as few pieces as possible, with the largest piece as small as possible."""
     if not counts:
         return []
     num_pieces = len(_fill(counts, max_tokens))
@@ -110,7 +110,7 @@ def _even(counts: Sequence[int], max_tokens: int) -> list[int]:
 
 
 def _fill(counts: Sequence[int], max_tokens: int) -> list[int]:
-    """How many texts of these token counts go into each piece, one piece filled after the other."""
+    """Count the texts of each piece when pieces are filled one after the other."""
     sizes: list[int] = []
     tokens = 0
     for count in counts:
@@ -123,24 +123,24 @@ def _fill(counts: Sequence[int], max_tokens: int) -> list[int]:
 
 
 def whole(input_ids: Tensor, lengths: Tensor, max_length: int) -> Piece:
-    """A flat batch as one piece.
+    """Make one piece of a flat batch.
 
     Args:
         input_ids: (T,) text after text.
         lengths: (N,) summing to T.
-        max_length: of the lengths.
+        max_length: the largest length.
     """
     return Piece(input_ids, lengths, max_length, slice(len(lengths)))
 
 
 def filler(like: Tensor) -> Piece:
-    """A piece of one token, for a rank that has fewer pieces than others: all of them have to run the model alike.
+    """Make a piece of one token for a rank with fewer pieces than others: all ranks must run the model equally often.
 
     Args:
-        like: token ids, whose type and device it takes.
+        like: token ids that determine the type and the device.
 
     Returns:
-        A piece without a place: nothing is kept of it.
+        A piece without a place, whose embedding is dropped.
     """
     return Piece(like.new_zeros(1), like.new_ones(1), 1, slice(0))
 
@@ -152,22 +152,23 @@ def embed_pieces(
     trainable: bool = True,
     without_sync: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Tensor:
-    """Embed pieces such that the backward pass holds the activations of one at a time.
+    """Embed pieces so that the backward pass holds the activations of one piece at a time.
 
     Args:
-        embed: gives the (n, D) embeddings of a piece; called twice for each but the last, with the same random state.
-        pieces: what to embed.
-        trainable: whether `embed` has anything that a gradient could reach.
-        without_sync: a context in which gradients are not yet shared between ranks; all pieces but the one whose
-            backward pass comes last run within one.
+        embed: computes the (n, D) embeddings of a piece; called twice per piece, except the last, with the same random
+            state.
+        pieces: the pieces to embed.
+        trainable: whether `embed` has trainable weights.
+        without_sync: a context without gradient exchange between ranks; used for all pieces except the one whose
+            backward pass comes last.
 
     Returns:
-        (N, D) embeddings, each in its place. Their gradient can be asked for once.
+        (N, D) embeddings, each in its place. Their gradient can be computed once.
     """
     if len(pieces) == 1:
         embeddings, places = _embed(embed, pieces[0]), pieces[0].places
         return embeddings if isinstance(places, slice) else embeddings[places.argsort()]
-    # nothing else would tell autograd that the weights depend on what is computed here
+    # tells autograd that the result needs a gradient although no input tensor does
     anchor = torch.empty(0, requires_grad=trainable and torch.is_grad_enabled())
     return _Cached.apply(anchor, embed, pieces, without_sync)
 
@@ -187,7 +188,8 @@ class _Cached(torch.autograd.Function):
         for number, piece in enumerate(pieces, start=1):
             ctx.random_states.append(random_state(device))
             if number == len(pieces):
-                # what torch has cast so far knows no gradient; delete when torch with pytorch#165068 is required
+                # the weights that torch has cast so far have no gradient; delete once torch with pytorch#165068 is
+                # required
                 torch.clear_autocast_cache()
                 with torch.set_grad_enabled(ctx.needs_input_grad[0]), without_sync():
                     embeddings = ctx.last_embeddings = _embed(embed, piece)
@@ -206,7 +208,7 @@ class _Cached(torch.autograd.Function):
         *others, (last, _) = zip(ctx.pieces, ctx.random_states, strict=True)
         with ctx.without_sync():
             ctx.last_embeddings.backward(grad[last.places])
-            ctx.last_embeddings = None  # a graph that lives on would tie what is recorded below to this stream
+            ctx.last_embeddings = None  # a live graph would tie the recordings below to this stream
         for number, (piece, state) in enumerate(others, start=1):
             with nullcontext() if number == len(others) else ctx.without_sync():
                 set_random_state(state, device)

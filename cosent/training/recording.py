@@ -1,4 +1,4 @@
-"""Whether training can be recorded and replayed, and how what is recorded is compiled."""
+"""Decides whether training can be recorded as CUDA graphs, and how the recorded layers are compiled."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ def training_graphs(graphs: EncoderGraphs, args: CosentTrainingArguments) -> Enc
     """Tell whether training can be recorded as CUDA graphs.
 
     Args:
-        graphs: the model's.
-        args: of the training.
+        graphs: the model's graphs.
+        args: the training arguments.
 
     Returns:
-        The graphs; None where training runs unrecorded.
+        The graphs; None if training runs without recording.
 
     Raises:
-        UserError: if graphs are "on" and something is in their way.
+        UserError: if graphs are "on" but training cannot be recorded.
     """
     obstacles = {
         f"{args.device} is no CUDA device": not can_record(args.device),
@@ -34,13 +34,13 @@ def training_graphs(graphs: EncoderGraphs, args: CosentTrainingArguments) -> Enc
 
 
 def compile_options(args: CosentTrainingArguments) -> dict[str, Any]:
-    """What torch.compile is told for the layers of an encoder that is recorded.
+    """Return torch.compile's options for the layers of a recorded encoder.
 
     Args:
-        args: of the training.
+        args: the training arguments.
 
     Raises:
-        UserError: if the mode would record by itself.
+        UserError: if the compile mode would record CUDA graphs itself.
     """
     mode = args.torch_compile_mode
     if mode in ("reduce-overhead", "max-autotune"):

@@ -1,6 +1,6 @@
-"""transformers' Trainer, wired to a SentenceBert, a pure loss and our evaluation.
+"""Connects transformers' Trainer with a SentenceBert, a loss and cosent's evaluation.
 
-Shapes: K texts an example, B examples, N = K*B texts, D dimensions; R ranks, processes that train together.
+Shapes: K texts per example, B examples, N = K*B texts, D dimensions; R ranks, processes that train together.
 """
 
 import logging
@@ -17,7 +17,7 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from cosent.batch import NO_TEXT, TokenBatch
@@ -30,10 +30,12 @@ from cosent.errors import UserError
 from cosent.evaluation.evaluators import EvaluationOptions, default_metric, evaluate, metric_names
 from cosent.kernels.packing import is_packed
 from cosent.losses import Loss
+from cosent.model.backbone import train_in_float32
 from cosent.model.encoder import SentenceBert
 from cosent.training.arguments import CosentTrainingArguments
 from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler, whole
 from cosent.training.recording import compile_options, training_graphs
+from cosent.training.resuming import ResumableTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ Batches = RankBatchSampler | RowBatchSampler | ClassBatchSampler | DistinctTextB
 
 _NO_STEP = "no batch is full, and dataloader_drop_last leaves such out: there is no step"
 
-# What a loss's statistic says when it is mostly 1.
+# The warning for a statistic of a loss, when its mean exceeds 0.5.
 _WARNINGS = {
     "collapsed": "The hardest positives and the hardest negatives are all next to their anchors: the encoder maps all "
     "texts to one point. Lower the learning rate, or use mining='all' or soft_margin=True.",
@@ -50,34 +52,34 @@ _WARNINGS = {
 }
 
 
-class CosentTrainer(Trainer):
+class CosentTrainer(ResumableTrainer):
     """Fine-tunes a SentenceBert.
 
-    Evaluation leaves the generators that training draws from as they are and restores the model's mode, so it changes
-    nothing about training. Checkpoints are complete folders that `SentenceBert` and sentence-transformers load.
+    Evaluation does not change training: it keeps the random generators and the model's mode unchanged. Checkpoints are
+    complete folders that `SentenceBert` and sentence-transformers load.
 
-    Under a launcher (torchrun, accelerate) the ranks train on what one process would, with batches R times as large:
-    they deal out each batch's rows among them, and compare all its embeddings. With `micro_batch_tokens` a rank embeds
-    its share piece by piece. Neither changes the loss or its gradient.
+    Under a launcher (torchrun, accelerate) the ranks train like one process with batches R times as large: they share
+    the rows of each batch and compare all its embeddings. With `micro_batch_tokens`, a rank embeds its share piece by
+    piece. Neither changes the loss or its gradient.
 
     Args:
         model: the encoder.
-        args: see `CosentTrainingArguments`.
+        args: the training arguments.
         loss: a function of embeddings (K, B, D), labels (B,) and text ids (N,).
-        train_dataset: what to train on, of a format that the loss learns from. Sentences are embedded twice where the
-            loss wants more than one text an example.
-        eval_dataset: what chooses the best checkpoint, of any format.
+        train_dataset: the training data, in a format that the loss learns from. Sentences are embedded twice if the
+            loss needs more than one text per example.
+        eval_dataset: the data that selects the best checkpoint, in any format.
         evaluation: how to evaluate; the batch size and the progress bar come from `args`.
-        callbacks: more callbacks.
+        callbacks: additional callbacks.
 
     Raises:
-        UserError: if the loss does not learn from such data, `metric_for_best_model` is none of the eval data's
-            metrics, or there is nothing to evaluate; from `train`, if there would be no step, or memory runs out.
+        UserError: if the loss does not learn from this data format, `metric_for_best_model` is not a metric of the eval
+            data, or there is no eval data; from `train`, if there would be no step or memory runs out.
     """
 
     args: CosentTrainingArguments
 
-    # The loss is one value for its batch: under accumulation the parent divides by the number of batches.
+    # The loss is one value per batch: with gradient accumulation, the parent divides by the number of batches.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -91,10 +93,10 @@ class CosentTrainer(Trainer):
         evaluation: EvaluationOptions | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
-        args = copy(args)  # what follows belongs to this data, and not to whoever else uses the arguments
-        args.remove_unused_columns = False  # TokenRows gives no other columns
+        args = copy(args)  # the changes below apply to this data only, not to the caller's object
+        args.remove_unused_columns = False  # TokenRows has no unused columns
         if args.data_seed is None:
-            args.data_seed = args.seed  # else accelerate asks each rank's own generator for the order of the rows
+            args.data_seed = args.seed  # otherwise accelerate orders rows by each rank's own generator
         callbacks = list(callbacks or ())
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -107,27 +109,29 @@ class CosentTrainer(Trainer):
         self._graphs = training_graphs(model.graphs, args)
         if self._graphs is not None and args.torch_compile:
             self._graphs.compile_options = compile_options(args)
-            # the parent would compile the whole model, for sizes of any kind
+            # the parent would compile the whole model, for arbitrary sizes
             args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
+        if train_dataset is not None and train_in_float32(model):
+            logger.info("Weights of half precision are trained as float32; bf16=True still computes in bfloat16")
         super().__init__(
             model=model,
             args=args,
-            # takes what TokenRows gives for a batch, which is no list
+            # the collator takes a batch of TokenRows, which is not a list
             data_collator=_collator(train_dataset) if train_dataset else None,  # type: ignore[arg-type]
             train_dataset=TokenRows(train_dataset.tokens) if train_dataset else None,
-            eval_dataset=eval_dataset,  # the parent asks for its length alone
+            eval_dataset=eval_dataset,  # the parent only uses its length
             callbacks=callbacks,
         )
         self._check_engine()
         self._gathers = args.gather_across_devices and num_ranks() > 1
         self._in_pieces = bool(args.micro_batch_tokens or args.micro_batch_size)
-        # recorded pieces are filled up to one size anyway
+        # recorded pieces are filled up to a fixed size anyway
         self._pads_pieces = is_packed(model.backbone) and self._graphs is None
         self._examples = train_dataset
         self._batches = self._make_batches() if train_dataset is not None else None
         self.add_callback(_SetEpoch(self))
         if rank() > 0:
-            torch.manual_seed(args.seed + rank())  # else the dropout of all ranks would drop the same places
+            torch.manual_seed(args.seed + rank())  # otherwise dropout would drop the same places on all ranks
         self.loss = loss
         self.evaluation = replace(
             evaluation,
@@ -139,10 +143,10 @@ class CosentTrainer(Trainer):
         self._warned: set[str] = set()
         model.settings.base_model = model.name_or_path
         model.settings.loss = describe_loss(loss)
-        model.settings.decision = None  # a threshold belongs to the weights that it was chosen for
+        model.settings.decision = None  # a threshold is valid only for the weights that it was chosen for
 
     def _check_engine(self) -> None:
-        """Refuse what would go wrong later: flags and a launcher's own configuration both lead here."""
+        """Refuse configurations that would fail later, whether they come from flags or from the launcher."""
         if self.is_deepspeed_enabled and (self.args.micro_batch_tokens or self.args.micro_batch_size):
             raise UserError("DeepSpeed runs the backward pass itself: no micro_batch_tokens or micro_batch_size")
         if num_ranks() > 1 and not self.args.gather_across_devices:
@@ -156,11 +160,11 @@ class CosentTrainer(Trainer):
                 "give --fsdp_version 2 --fsdp_state_dict_type FULL_STATE_DICT"
             )
         if plugin is not None and plugin.mixed_precision_policy is not None:
-            # embeddings stay in float32, which the loss and the evaluation want
+            # embeddings stay in float32, which the loss and the evaluation need
             plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
 
     def get_train_dataloader(self) -> DataLoader:
-        """The parent's, or one over this rank's share of batches that all ranks go through together."""
+        """Return the parent's loader, or one over this rank's share of the batches that all ranks process together."""
         if self._train_batch_size != self.args.train_batch_size:  # auto_find_batch_size has made it smaller
             self._statistics, self._statistics_steps = {}, 0
             self._batches = self._make_batches()
@@ -183,7 +187,7 @@ class CosentTrainer(Trainer):
         )
         if not self._gathers:
             return self.accelerator.prepare(loader)
-        # the batches are dealt out already: what accelerate would deal out again, it takes for one process's
+        # the batches are already divided among the ranks: tell accelerate that there is one process
         return prepare_data_loader(
             loader,
             self.accelerator.device,
@@ -194,12 +198,12 @@ class CosentTrainer(Trainer):
         )
 
     def _get_eval_sampler(self, eval_dataset: Any) -> None:
-        return None  # evaluation takes its dataset as a whole, in an order of its own
+        return None  # evaluation takes the dataset as a whole, in its own order
 
     def _make_batches(self) -> Batches | None:
-        """The rows of each batch; None where the parent makes them."""
+        """Make the sampler of the batches' rows; None if the parent makes it."""
         dataset, args = self._examples, self.args
-        assert dataset is not None  # the parent asks first
+        assert dataset is not None  # the parent checks this first
         shares = num_ranks() if self._gathers else 1
         seed = args.seed if args.data_seed is None else args.data_seed
         rows = shares * self._train_batch_size
@@ -210,7 +214,7 @@ class CosentTrainer(Trainer):
         elif args.no_duplicate_texts:
             texts = np.split(dataset.text_ids, np.cumsum(dataset.num_texts)[:-1])
             batches = DistinctTextBatchSampler(texts, batch_size=rows, seed=seed, drop_last=args.dataloader_drop_last)
-        elif not self._gathers or args.train_sampling_strategy == "batch_rebalance":  # which deals out by itself
+        elif not self._gathers or args.train_sampling_strategy == "batch_rebalance":  # which divides rows by itself
             return None
         else:
             order: Any = self._get_train_sampler()
@@ -226,28 +230,28 @@ class CosentTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Embed all columns of the batch and call the loss; see the parent for the arguments."""
+        """Embed all columns of the batch and call the loss; the arguments are the parent's."""
         columns = inputs["num_columns"]
         ids = inputs["text_ids"].view(columns, -1)  # (K, B)
         pieces = self._pieces(inputs)
         mine = len(pieces), *ids.shape
-        # otherwise all ranks have one piece, and their shapes are their own affair
+        # otherwise each rank has one piece, and no rank needs the shapes of the others
         counts = gather_numbers(*mine) if self._gathers or self._in_pieces else [list(mine)]
         num_fillers = max(count for count, *_ in counts) - len(pieces)
         embeddings = embed_pieces(
             model,
             [*pieces, *[filler(inputs["input_ids"])] * num_fillers],
             trainable=any(parameter.requires_grad for parameter in model.parameters()),
-            # FSDP would keep whole gradients of all weights for that long
+            # without synchronisation, FSDP would keep unsharded gradients of all weights
             without_sync=nullcontext if self.is_fsdp_enabled else partial(self.accelerator.no_sync, model),
-        )  # (N, D), less where texts are missing
+        )  # (N, D), fewer rows if texts are missing
         if len(embeddings) < ids.numel():
             empty = embeddings.new_zeros(ids.numel(), embeddings.shape[1])
-            # unlike with a mask, neither it nor its gradient waits for the device
+            # unlike a mask, this does not wait for the device, nor does its gradient
             places = (ids.reshape(-1) == NO_TEXT).int().argsort(stable=True)[: len(embeddings)]
             embeddings = empty.index_copy(0, places, embeddings)
         embeddings = embeddings.view(*ids.shape, embeddings.shape[-1])  # (K, B, D)
-        # what is known to match is no negative, and a text matches itself
+        # texts that are known to match, a text and itself included, are not negatives of each other
         ids = inputs.get("group_ids", inputs["text_ids"]).view_as(ids)
         labels = inputs.get("labels")
         if self._gathers:
@@ -259,7 +263,7 @@ class CosentTrainer(Trainer):
         return (loss, embeddings) if return_outputs else loss
 
     def _pieces(self, inputs: TokenBatch) -> list[Piece]:
-        """What of a batch is embedded at a time."""
+        """Cut a batch into the pieces that are embedded one at a time."""
         input_ids, lengths = inputs["input_ids"], inputs["lengths"]
         if not len(lengths):
             return []
@@ -280,7 +284,7 @@ class CosentTrainer(Trainer):
         self._statistics_steps += 1
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The parent's; where memory runs out, the error says at what, and which arguments would make it fit."""
+        """Run the parent's step; if memory runs out, the error names the batch and the arguments that reduce memory."""
         try:
             with nullcontext() if self._graphs is None else self._graphs.training():
                 return super().training_step(model, inputs, *args, **kwargs)
@@ -290,7 +294,7 @@ class CosentTrainer(Trainer):
             raise UserError(self._describe_shortage(inputs)) from error
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """The parent's; in three passes over all gradients at once, where training is recorded."""
+        """Clip like the parent, but in three passes over all gradients at once if training is recorded."""
         gradients = None if self._graphs is None else self._graphs.gradients(model)
         if gradients is None:
             return super()._clip_grad_norm(model)
@@ -318,7 +322,7 @@ class CosentTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss's statistics, means over the batches since the last log; warn once of what they give away."""
+        """Add the means of the loss's statistics since the last log, and warn once about problems that they show."""
         if "loss" in logs and self._statistics_steps:
             means = {name: (total / self._statistics_steps).item() for name, total in self._statistics.items()}
             self._statistics, self._statistics_steps = {}, 0
@@ -332,7 +336,7 @@ class CosentTrainer(Trainer):
     def evaluation_loop(
         self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
-        """Evaluate the dataloader's dataset as a whole: each distinct text once, not batch by batch."""
+        """Evaluate the dataset as a whole rather than batch by batch, so that each distinct text is embedded once."""
         model: SentenceBert = self.accelerator.unwrap_model(self.model)
         result = evaluate(model, dataloader.dataset, self.evaluation)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics.items()}
@@ -340,45 +344,51 @@ class CosentTrainer(Trainer):
         return EvalLoopOutput(predictions=scores, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        # the parent would write the bare weights, and pickle its arguments
+        # the parent would write only the weights, and pickle its arguments
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
             self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        # each rank writes its own; the state, which comes next, says that the checkpoint is whole
+        # each rank writes its own file; the trainer state, written next, marks the checkpoint as complete
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        # the parent looks for its own weight names, finds none of them, and goes on with the weights it has
+        # the parent would look for its own weight names, find none, and continue with the current weights
         self.accelerator.unwrap_model(self.model).load_weights(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        assert self.state.best_model_checkpoint is not None  # the parent asks first
+        assert self.state.best_model_checkpoint is not None  # the parent checks this first
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 def describe_loss(loss: Loss) -> dict[str, Any]:
-    """The name and the options of a loss, as checkpoints keep them."""
+    """Return the name and the options of a loss, as checkpoints store them."""
     options = {name: value for name, value in vars(loss).items() if name != "training" and name[0] != "_"}
     return {"name": type(loss).__name__, **options}
 
 
 class _SetEpoch(TrainerCallback):
-    """Tells a sampler which epoch begins: over several ranks the parent does not reach it when it resumes."""
+    """Restores the trainer's sums when training begins, and tells the sampler which epoch begins.
+
+    With several ranks, the parent does not tell the sampler on resuming.
+    """
 
     def __init__(self, trainer: CosentTrainer):
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.go_on()
+
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.trainer._batches is not None:
-            # a resumed run begins within an epoch
+            # a resumed run may begin within an epoch
             self.trainer._batches.set_epoch(math.floor((state.epoch or 0) + 1e-9))
 
 
 def _settle_metric(args: CosentTrainingArguments, dataset: TextDataset | None, evaluation: EvaluationOptions) -> None:
-    """Choose the metric for the best model where nobody did, and insist that there is such a metric."""
+    """Choose the metric for the best model if it is "auto", and check that the metric exists."""
     if dataset is None:
         if args.eval_strategy != IntervalStrategy.NO:
             raise UserError("there is no eval data: give some, or set eval_strategy to 'no'")

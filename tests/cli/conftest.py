@@ -5,15 +5,16 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch.distributed.run
 
 from cosent.cli.main import main
 from tests.conftest import DATA, ROOT
+from tests.processes import Done, run_forked, run_ranks
 
 # The scripts that commands were before they were commands.
 SHIMS = {
@@ -21,16 +22,6 @@ SHIMS = {
     "check": "check_data.py",
     "build-backbone": "build_backbone.py",
 }
-
-
-@dataclass
-class Done:
-    """How a command ended."""
-
-    status: int
-    stdout: str
-    stderr: str
-    output: bytes = b""
 
 
 def cosent(*arguments: object, cwd: Path | None = None, stdin: bytes = b"") -> Done:
@@ -93,13 +84,19 @@ _LAUNCHERS = {
 
 
 def launch(launcher: str, *arguments: object, **environment: str) -> Done:
-    """Start several processes."""
+    """Start several processes as a user does."""
     return _process([sys.executable, "-m", *_LAUNCHERS[launcher], *map(str, arguments)], **environment)
 
 
-def torchrun(num_ranks: int, command: str, *arguments: object) -> Done:
-    """Run a command in several processes."""
-    return launch("torchrun", f"--nproc_per_node={num_ranks}", ROOT / "scripts" / SHIMS[command], *arguments)
+def launch_forked(*arguments: object, **environment: str) -> Done:
+    """Start several processes by torchrun, which saves them, and itself, their imports."""
+    how = ("--standalone", "--start-method=fork", "--run-path")
+    return run_forked(Path(torch.distributed.run.__file__), *how, *arguments, **environment)
+
+
+def ranks(num_ranks: int, command: str, *arguments: object) -> Done:
+    """Run a command in several processes, without a launcher that looks after them."""
+    return run_ranks(num_ranks, ROOT / "scripts" / SHIMS[command], *arguments)
 
 
 def bash(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -112,6 +109,38 @@ def bash(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
     )
+
+
+# Stands for a script in `shell`: a line that says which command is called, and how.
+_CALL = "import json, sys; print(json.dumps([{command!r}, *sys.argv[1:]]))\n"
+
+
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Done]:
+    """Runs a shell script of the repository; the commands that it calls run in this process, to save their imports."""
+    assert bash("scripts/setup.sh").returncode == 0  # in the repository itself, where there is something to install
+    root = tmp_path_factory.mktemp("repository")
+    names = ("train.sh", "test.sh", "data", ".venv", "models", "pyproject.toml", "constraints.txt")
+    (root / "scripts").mkdir()
+    for name in (*names, "scripts/setup.sh", "scripts/recipes"):
+        (root / name).symlink_to(ROOT / name)
+    for command, name in SHIMS.items():
+        (root / "scripts" / name).write_text(_CALL.format(command=command))
+
+    def run(script: str, *arguments: object, cwd: Path = root) -> Done:
+        called = bash(root / script, *arguments, cwd=cwd)
+        status, stdout, stderr = called.returncode, [], [called.stderr]
+        for line in called.stdout.splitlines(keepends=True):
+            if not line.startswith("["):
+                stdout.append(line)
+                continue
+            done = cosent(*json.loads(line), cwd=cwd)
+            stdout.append(done.stdout)
+            stderr.append(done.stderr)
+            status = status or done.status
+        return Done(status, "".join(stdout), "".join(stderr))
+
+    return run
 
 
 @pytest.fixture

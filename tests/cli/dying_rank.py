@@ -1,4 +1,7 @@
-"""Runs a script whose rank 1 is killed in the first attempt's eighth step, as by a machine that runs out of memory."""
+"""Runs a script whose rank 1 is killed in the first attempt's eighth step, as by a machine that runs out of memory.
+
+The launcher then ends the other rank, which ignores that here: it shall say what it notices, however long that takes.
+"""
 
 import os
 import runpy
@@ -22,6 +25,8 @@ def step(self: Trainer, *args: Any, **kwargs: Any) -> Any:
 
 if __name__ == "__main__":
     Trainer.training_step = step
+    if os.environ["RANK"] == "0":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     del sys.argv[0]
     sys.path.insert(0, str(Path(sys.argv[0]).parent))
     runpy.run_path(sys.argv[0], run_name="__main__")

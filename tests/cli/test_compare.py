@@ -3,7 +3,7 @@ import csv
 import pytest
 
 from cosent import SentenceBert
-from cosent.model.checkpoint import Decision
+from cosent.model.decision import Decision
 from tests.cli.conftest import cosent, read_json
 from tests.conftest import DATA
 

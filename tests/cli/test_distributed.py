@@ -1,4 +1,4 @@
-"""Several processes, started as a user would: torchrun and accelerate, gloo, CPU."""
+"""Several processes, gloo, CPU: started as a user would, by torchrun and accelerate, where it matters who does it."""
 
 import subprocess
 import sys
@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from tests.cli.conftest import cosent, launch, read_json, torchrun
+from tests.cli.conftest import cosent, launch, launch_forked, ranks, read_json
 from tests.conftest import DATA, ROOT
+from tests.processes import run_ranks
 
 PLAIN = ["--optim=sgd", "--learning_rate=0.005", "--max_grad_norm=0", "--lr_scheduler_type=constant", "--dropout=0"]
 
@@ -67,11 +68,11 @@ def assert_same_run(one, two):
         np.testing.assert_allclose(actual[name], expected[name], atol=2e-5, err_msg=name)
 
 
-def assert_resumed(folder, step):
-    """That the last part of a run began at a step: the mean loss that it reports is of the steps that it took."""
-    own = losses(folder)[step:]
-    assert read_json(folder / "train_results.json")["train_loss"] == pytest.approx(sum(own) / len(own), rel=1e-3)
-    assert sum(own) / len(own) != pytest.approx(sum(losses(folder)) / len(losses(folder)), rel=1e-3)
+def assert_resumed(folder, step, done):
+    """That the last part of a run began at a step; the mean loss that it reports is the whole run's."""
+    assert f"Going on from {folder / f'checkpoint-{step}'}" in done.stdout
+    whole = losses(folder)
+    assert read_json(folder / "train_results.json")["train_loss"] == pytest.approx(sum(whole) / len(whole), rel=1e-3)
 
 
 @pytest.mark.slow
@@ -94,7 +95,7 @@ def test_ranks_train_as_one_process_with_their_batches_together(flags, tmp_path,
     done = cosent("train", *flags(task, one, *PLAIN, *whole, *how))
     assert done.status == 0, done.stderr
     # in pieces, and yet the same
-    done = torchrun(num_ranks, "train", *flags(task, many, *PLAIN, *share, *how, "--micro_batch_tokens=40"))
+    done = ranks(num_ranks, "train", *flags(task, many, *PLAIN, *share, *how, "--micro_batch_tokens=40"))
     assert done.status == 0, done.stderr
     assert_same_run(one, many)
     assert done.stdout.count("The model is in") == 1  # one rank speaks
@@ -111,17 +112,14 @@ def test_default_flags_pass_on_rows_that_do_not_divide_and_testing_equals_one_pr
     flags = [f"--model_name_or_path={tiny_bert}", f"--output_dir={tmp_path / 'run'}", "--timestamp_output_dir=False"]
     data = [f"--train_data_path={DATA / 'zh' / 'sentences.txt'}", f"--test_data_path={DATA / 'zh' / 'test.txt'}"]
     sizes = ["--loss=infonce", "--data_format=sentences", "--per_device_train_batch_size=31", "--num_train_epochs=1"]
-    done = torchrun(2, "train", *flags, *data, *sizes)
+    done = ranks(2, "train", *flags, *data, *sizes)
     assert done.status == 0, done.stderr
     for name in ("run", "zh"):  # a model, and data of every kind of metric
         test = [f"--model_name_or_path={tmp_path / 'run'}", "--device=cpu", "--batch_size=2"]
         paths = {"run": DATA / "zh" / "test.txt", "zh": DATA / "zh" / "sentences.txt"}
-        for launcher, out in (
-            (cosent, "one"),
-            (partial(launch, "torchrun", "--nproc_per_node=2", "-m", "cosent"), "two"),
-        ):
+        for run, out in ((cosent, "one"), (partial(ranks, 2), "two")):
             folder = tmp_path / f"{name}-{out}"
-            done = launcher("test", *test, f"--test_data_path={paths[name]}", f"--output_dir={folder}")
+            done = run("test", *test, f"--test_data_path={paths[name]}", f"--output_dir={folder}")
             assert done.status == 0, done.stderr
             assert done.stdout.count("Written to") == 1
         # to the last bit: the same batches are embedded, only elsewhere
@@ -132,18 +130,15 @@ def test_default_flags_pass_on_rows_that_do_not_divide_and_testing_equals_one_pr
 def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on_to_the_same_end(flags, tmp_path):
     saving = ["--eval_strategy=steps", "--eval_steps=5", "--per_device_train_batch_size=6", "--max_steps=12"]
     arguments = flags("cosent", tmp_path / "whole", *saving)
-    assert torchrun(2, "train", *arguments).status == 0
+    assert ranks(2, "train", *arguments).status == 0
     dying = [str(ROOT / "tests" / "cli" / "dying_rank.py"), str(ROOT / "scripts" / "train.py")]
-    # the launcher looks every two seconds, so that the other rank has the time to speak
-    how = ["--nproc_per_node=2", "--monitor-interval=2", *dying]
-    ended = launch("torchrun", *how, *flags("cosent", tmp_path / "ended", *saving))
+    ended = launch("torchrun", "--nproc_per_node=2", *dying, *flags("cosent", tmp_path / "ended", *saving))
     assert ended.status == 1
     assert "Signal 9 (SIGKILL)" in ended.stderr
     assert "error on rank 0: another rank has ended" in ended.stderr
     assert "gloo" not in ended.stderr  # nothing of what a connection says when it breaks
     runs = ["--timestamp_output_dir=True", f"--output_dir={tmp_path / 'runs'}"]
-    restarted = launch(
-        "torchrun",
+    restarted = launch_forked(
         "--nproc_per_node=2",
         "--max-restarts=1",
         *dying,
@@ -154,7 +149,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on_to_the_same_end(fla
     assert restarted.status == 0, restarted.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert_same_run(tmp_path / "whole", folder)
-    assert_resumed(folder, 5)
+    assert_resumed(folder, 5, restarted)
     assert read_json(folder / "trainer_state.json")["global_step"] == 12
     assert not (folder / "launch.txt").exists()
     states = [torch.load(folder / "checkpoint-12" / f"rng_state_{rank}.pth", weights_only=False) for rank in (0, 1)]
@@ -170,7 +165,7 @@ def test_an_error_of_one_rank_alone_is_said_by_it(tiny_bert, tmp_path):
         "c.run(main)\n"
     )
     (tmp_path / "one_fails.py").write_text(code)
-    done = launch("torchrun", "--nproc_per_node=2", tmp_path / "one_fails.py")
+    done = launch_forked("--nproc_per_node=2", tmp_path / "one_fails.py")
     assert done.status == 1
     assert "error on rank 1: this one is full" in done.stderr
 
@@ -181,17 +176,17 @@ def test_sharded_weights_train_evaluate_save_and_resume_as_whole_ones(flags, tmp
     # an optimizer that has a state, and whose steps do not depend on the signs of gradients next to 0
     saving += ["--optim=adamw_torch", "--adam_epsilon=0.01"]
     assert cosent("train", *flags("cosent", tmp_path / "one", *saving, "--per_device_train_batch_size=12")).status == 0
-    fsdp = [str(ROOT / "tests" / "cli" / "fsdp_on_cpu.py"), str(ROOT / "scripts" / "train.py")]
+    fsdp = [ROOT / "tests" / "cli" / "fsdp_on_cpu.py", ROOT / "scripts" / "train.py"]
     more = ["--per_device_train_batch_size=6", "--micro_batch_tokens=40", "--fsdp=True"]
-    done = launch("torchrun", "--nproc_per_node=2", *fsdp, *flags("cosent", tmp_path / "sharded", *saving, *more))
+    done = run_ranks(2, *fsdp, *flags("cosent", tmp_path / "sharded", *saving, *more))
     assert done.status == 0, done.stderr
     assert_same_run(tmp_path / "one", tmp_path / "sharded")
     checkpoint = f"--resume_from_checkpoint={tmp_path / 'sharded' / 'checkpoint-5'}"
     again = flags("cosent", tmp_path / "sharded", *saving, *more, checkpoint)
-    done = launch("torchrun", "--nproc_per_node=2", *fsdp, *again)
+    done = run_ranks(2, *fsdp, *again)
     assert done.status == 0, done.stderr
     assert_same_run(tmp_path / "one", tmp_path / "sharded")
-    assert_resumed(tmp_path / "sharded", 5)
+    assert_resumed(tmp_path / "sharded", 5, done)
     alone = cosent("train", *flags("cosent", tmp_path / "sharded", *saving, checkpoint))
     assert "was trained by 2 processes, not by 1" in alone.stderr
 
@@ -211,14 +206,15 @@ def test_accelerate_launches_it_too_and_each_rank_may_keep_its_batch_to_itself(f
 def test_ranks_that_keep_their_batches_to_themselves_share_all_rows(tiny_bert, tmp_path):
     script = ROOT / "tests" / "cli" / "rows_of_a_rank.py"
     data = DATA / "zh" / "dev.txt"
-    done = launch("torchrun", "--nproc_per_node=2", script, tiny_bert, data, tmp_path)
+    done = run_ranks(2, script, tiny_bert, data, tmp_path)
     assert done.status == 0, done.stderr
     rows = [tuple(row) for rank in (0, 1) for row in read_json(tmp_path / f"{rank}.json")]
     assert len(rows) == len(set(rows)) == len(data.read_text(encoding="utf-8").splitlines())
 
 
 def test_what_is_wrong_on_all_ranks_is_said_once(tiny_bert, tmp_path):
-    done = torchrun(2, "train", f"--model_name_or_path={tiny_bert}", f"--train_data_path={tmp_path / 'none.tsv'}")
+    flags = [f"--model_name_or_path={tiny_bert}", f"--train_data_path={tmp_path / 'none.tsv'}"]
+    done = launch("torchrun", "--nproc_per_node=2", "-m", "cosent", "train", *flags)
     assert done.status == 1
     assert done.stderr.count("none.tsv") == 1
 

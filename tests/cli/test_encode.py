@@ -4,7 +4,7 @@ import pytest
 from cosent import SentenceBert
 from cosent.cli.running import choose_device
 from cosent.inference.embeddings import EncodingOptions, encode_file
-from tests.cli.conftest import cosent, torchrun
+from tests.cli.conftest import cosent, ranks
 from tests.conftest import DATA
 
 TEXTS = [line.split("\t")[0] for line in (DATA / "zh" / "train.txt").read_text(encoding="utf-8").splitlines()]
@@ -86,7 +86,7 @@ def test_two_ranks_finish_what_one_has_begun(flags, tiny_bert, tmp_path, monkeyp
     monkeypatch.setattr(model, "encode_tokens", crash_at_third)
     with pytest.raises(RuntimeError, match="power cut"):
         encode_file(model, DATA / "zh" / "train.txt", tmp_path / "x.npy", EncodingOptions(chunk_size=50, column="1"))
-    done = torchrun(2, "encode", *flags, f"--output_path={tmp_path / 'x.npy'}", "--chunk_size=50")
+    done = ranks(2, "encode", *flags, f"--output_path={tmp_path / 'x.npy'}", "--chunk_size=50")
     assert done.status == 0, done.stderr
     assert done.stdout.count("Written to") == 1
     assert f"Embedded {sum(new_texts(rank) for rank in (0, 1)):,} distinct texts" in done.stdout

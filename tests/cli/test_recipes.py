@@ -14,13 +14,13 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def recipe(tiny_bert, tmp_path):
+def recipe(shell, tiny_bert, tmp_path):
     """Runs a recipe for two steps in a folder of its own, and gives what it printed."""
 
     def run(name, *more):
         flags = ("--max_steps", 2, "--eval_strategy", "steps", "--eval_steps", 1, "--bf16", "False", *more)
-        done = bash(ROOT / "scripts" / "recipes" / name, tiny_bert, "data", *flags, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        done = shell(f"scripts/recipes/{name}", tiny_bert, "data", *flags, cwd=tmp_path)
+        assert done.status == 0, done.stderr
         return done.stdout
 
     return run

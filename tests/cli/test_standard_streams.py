@@ -68,7 +68,9 @@ def test_one_pair_is_answered_at_once(classic_run):
 
 
 def test_a_pair_wants_a_threshold_and_may_lack_a_probability(error_of, tiny_bert):
-    assert "stores no threshold: give --threshold" in error_of("predict", tiny_bert, "a", "b", "--device=cpu")
+    assert "stores no threshold: give one (--threshold 0.7, say)" in error_of(
+        "predict", tiny_bert, "a", "b", "--device=cpu"
+    )
     done = cosent("predict", tiny_bert, "a", "b", "--device=cpu", "--threshold=-1")
     assert done.stdout.splitlines()[1:] == ["probability\t", "decision\t1"]
 

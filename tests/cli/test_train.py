@@ -198,8 +198,8 @@ def test_what_cannot_be_resumed_says_so(error_of, tiny_bert, classic_run, tmp_pa
     folder = classic_run[1]
     for name, more, message in (
         (folder, {}, "checkpoint-18"),  # the run's folder: the checkpoints below it are named
-        (folder / "checkpoint-18", {"max_steps": -1}, "nothing left to train"),
-        (folder / "checkpoint-18", {"max_steps": 18}, "nothing left to train"),
+        (folder / "checkpoint-18", {"max_steps": -1}, "finished; nothing left to do"),
+        (folder / "checkpoint-18", {"max_steps": 18}, "finished; nothing left to do"),
         (
             folder / "checkpoint-12",
             {"max_steps": 18, "scale": 7},

@@ -20,6 +20,7 @@ FLAGS = ["text_columns", "on_bad_rows", "dropout", "data_format", "eval_data_for
         ("(text_columns, say).", "(--text_columns, say)."),
         ("see text_columns.", "see --text_columns."),
         ("column=NAME, or column=1", "--column NAME, or --column 1"),
+        ("column='' or column=\"it's\"", "--column '' or --column it's"),
         # not parameters: words, names of columns and files, what is a flag already
         ("the column and its dropout", "the column and its dropout"),
         ("no column 'text_columns' in text_columns.tsv", "no column 'text_columns' in text_columns.tsv"),

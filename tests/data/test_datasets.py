@@ -1,5 +1,7 @@
 import json
+import multiprocessing
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from torch.utils.data import DataLoader
 from cosent import DataError, load_data
 from cosent.data import datasets as datasets_module
 from cosent.data.datasets import TokenRows, read_records
+from cosent.errors import UserError
 from cosent.model.tokens import tokenize
 
 ROWS = "How do I pay?\tHow can I pay?\t5\nHow do I pay?\tI want a refund\t1\n"
@@ -284,3 +287,121 @@ def test_rows_in_memory_are_rows_too():
     assert some.input_ids.tolist() == [4, 1, 2, 3]
     assert some.lengths.tolist() == [1, 2, 1]
     assert some.num_texts.tolist() == [1, 2]
+
+
+DAMAGE = {
+    "cut": lambda data: data[: len(data) // 2],
+    "cut by a byte": lambda data: data[:-1],
+    "cut behind a batch": lambda data: data[:-8],  # the end of the stream, which Arrow does without
+    "empty": lambda data: b"",
+    "garbage": lambda data: b"garbage" * 99,
+    "garbage at the end": lambda data: data + b"garbage",
+    "garbage within": lambda data: data[:-300] + bytes(64) + data[-236:],
+    "another file": lambda data: b"PAR1" + data,
+}
+
+
+def _cached(data):
+    return Path(data.tokens.cache_files[0]["filename"])
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_token_cache_is_made_again(path, model, caplog, damage):
+    path.write_text(ROWS + f"{damage}\tb\t3\n")
+    whole = load_data(path, model)
+    cache, expected = _cached(whole), whole.tokens[:]
+    content = cache.read_bytes()
+    assert DAMAGE[damage](content) != content
+    _replace(cache, DAMAGE[damage](content))
+    again = load_data(path, model)
+    assert again.tokens[:] == expected
+    assert cache.read_bytes() == content
+    assert caplog.messages == [f"{cache} is damaged or unfinished; the texts are tokenised again"]
+    load_data(path, model)
+    assert len(caplog.messages) == 1
+
+
+def _replace(path, content):
+    """Write another file in the place of one that is mapped, and may not change under its reader."""
+    other = path.with_name("other")
+    other.write_bytes(content)
+    other.replace(path)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_records_are_written_again(path, model, damage):
+    whole = load_data(path, model)
+    records = Path(whole.records.rows.cache_files[0]["filename"])
+    expected = whole.records.rows[:]
+    _replace(records, DAMAGE[damage](records.read_bytes()))
+    again = load_data(path, model)
+    assert again.records.rows[:] == expected
+    assert again.tokens[:] == whole.tokens[:]
+
+
+def test_a_cache_that_another_process_removes_is_made_again(path, model, monkeypatch):
+    expected = load_data(path, model)
+    cache, content = _cached(expected), expected.tokens[:]
+    discard = datasets_module.discard_damaged
+
+    def lose(file):
+        discard(file)
+        assert file.exists()
+        _replace(file, b"another process is not through")
+
+    monkeypatch.setattr(datasets_module, "discard_damaged", lose)
+    assert load_data(path, model).tokens[:] == content
+    monkeypatch.undo()
+    assert load_data(path, model).tokens[:] == content
+    assert cache.exists()
+
+
+def test_processes_that_make_one_cache_at_once_all_get_it(tmp_path, model, monkeypatch):
+    path = tmp_path / "a.tsv"
+    path.write_text("".join(f"text {i}\tother {i}\t{i % 2}\n" for i in range(1500)))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(3), context.Queue()
+
+    def load(number):
+        found = []
+        for round_number in range(4):
+            barrier.wait(60)
+            model.max_length = 8 + round_number  # something new to make
+            data = load_data(path, model)
+            found.append((len(data), int(data.text_ids.sum()), data.tokens[1499]["input_ids"]))
+        results.put((number, found))
+
+    processes = [context.Process(target=load, args=(number,)) for number in range(3)]
+    for process in processes:
+        process.start()
+    found = dict(results.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert found[0] == found[1] == found[2]
+    assert [count for count, *_ in found[0]] == [1500] * 4
+    assert not list((tmp_path / "cache" / "cosent").glob("unfinished*"))
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_of_the_user(path, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "file")
+    with pytest.raises(UserError, match="cannot be written: .*HF_DATASETS_CACHE names another"):
+        read_records(path)
+
+
+def test_blocks_of_long_texts_are_small_and_lose_nothing(path, monkeypatch):
+    path.write_text("".join(f"{'x' * 900}{i}\tb\t{i % 2}\n" for i in range(50)))
+    expected = read_records(path).rows[:]
+    monkeypatch.setattr(datasets_module, "_CHARACTERS_A_BLOCK", 5_000)
+    small = read_records(path)
+    assert small.rows[:] == expected
+    assert small.rows.data.column("texts").num_chunks == 9
+
+
+def test_the_limit_of_a_text_reaches_the_reader(path, model):
+    path.write_text(ROWS + "x" * 500 + "\tb\t3\n")
+    with pytest.raises(DataError, match="line 3: is longer than max_text_bytes=400"):
+        load_data(path, model, max_text_bytes=400)
+    assert len(load_data(path, model, max_text_bytes=400, on_bad_rows="skip")) == 2

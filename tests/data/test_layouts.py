@@ -5,7 +5,7 @@ import pytest
 
 from cosent.data.layouts import Columns, Example
 from cosent.data.readers import ExampleReader
-from cosent.errors import DataError
+from cosent.errors import DataError, UserError
 
 
 def write(folder, name, rows):
@@ -306,3 +306,138 @@ def test_a_label_that_only_the_first_row_has_is_kept(tmp_path):
     path = write(tmp_path, "a.tsv", [["p", "q", "1"], ["r", "s", ""]])
     examples, _ = read(path, "pairs", needs_label=False)
     assert [example.label for example in examples] == [1.0, None]
+
+
+NUMBERS_IN_OTHER_WRITING = {
+    "0,137": "a decimal comma",
+    "1,5e-3": "a decimal comma",
+    "１，５": "a decimal comma",
+    "85%": "a percentage",
+    "85 %": "a percentage",
+    "4/5": "a fraction",
+    "2021-05-03": "a date",
+    "12:30": "a time",
+    "$5": "one with other signs",
+    "1.234,5": "one with other signs",
+    "−3": "one with other signs",
+}
+
+
+@pytest.mark.parametrize("field", NUMBERS_IN_OTHER_WRITING)
+def test_numbers_in_other_writing_are_labels_that_say_what_to_write(tmp_path, field):
+    rows = [["a", "b", field], ["c", "d", field], ["e", "f", field]]
+    path = write(tmp_path, "a.tsv", rows)
+    for data_format in ("auto", "pairs"):
+        with pytest.raises(DataError, match="line 1: label .* is no number but looks like") as caught:
+            read(path, data_format)
+        assert NUMBERS_IN_OTHER_WRITING[field] in str(caught.value)
+        assert "If line 1 is a header" not in str(caught.value)
+    with pytest.raises(DataError, match="mostly numbers in the columns 2.*which would be hard negatives"):
+        read(path, "triplets")
+    assert read(path, "triplets", texts=("0", "1"))[0][0] == Example(("a", "b"))
+    assert read(path, "sentences")[0] == sentences(*"abcdef")
+
+
+@pytest.mark.parametrize("word", ["True", "no", "是", "entailment", "Similar"])
+def test_words_that_labels_have_are_no_hard_negatives(tmp_path, word):
+    with pytest.raises(DataError, match="columns 2 .from 0., or words that labels have"):
+        read(write(tmp_path, "a.tsv", [["a", "b", word], ["c", "d", word]]))
+
+
+def test_a_truth_value_as_a_label_says_what_to_write(tmp_path):
+    rows = [["text1", "text2", "label"], ["a", "b", "True"], ["c", "d", "False"]]
+    with pytest.raises(DataError, match="label 'True' is no number but looks like a truth value; write 1 and 0"):
+        read(write(tmp_path, "a.csv", rows))
+
+
+def test_texts_with_digits_are_texts(tmp_path):
+    rows = [["call 110", "dial 110", "7 eleven"], ["拨打110", "打110", "12 点"]]
+    assert read(write(tmp_path, "a.tsv", rows))[1] == "triplets"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([["a", "b"], ["c", "d"]], "pairs need a third one, the label"),
+        ([["sentence1", "sentence2"], ["a", "b"]], "'sentence1', 'sentence2' and no label"),
+        ([["query", "title"], ["a", "b"]], "'query', 'title' and no label"),
+    ],
+)
+def test_pairs_without_their_label_are_no_triplets_where_pairs_are_expected(tmp_path, rows, message):
+    path = write(tmp_path, "a.tsv", rows)
+    with pytest.raises(DataError, match=message):
+        read(path, likely="pairs")
+    assert read(path, "triplets", likely="pairs")[1] == "triplets"
+    assert read(path, likely="triplets")[1] == "triplets"
+
+
+def test_what_two_columns_are_taken_for_is_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    reader = ExampleReader(write(tmp_path, "a.tsv", [["a", "b"], ["c", "d"]]), Columns(likely="triplets"))
+    list(reader)
+    assert reader.report.remarks == ["two columns without names are taken for triplets; data_format says otherwise"]
+    assert caplog.messages == [f"{tmp_path / 'a.tsv'}: {reader.report.remarks[0]}"]
+    declared = ExampleReader(tmp_path / "a.tsv", Columns("triplets"))
+    list(declared)
+    assert declared.report.remarks == []
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (["text1", "text1", "text2", "label"], "several columns 'text1', 'text1'"),
+        (["text1", "Text1", "text2", "label"], "several columns 'text1', 'Text1'"),
+        (["text1", "text2", "label", "label"], "several columns 'label', 'label'"),
+    ],
+)
+def test_columns_of_one_name_are_not_chosen_from(tmp_path, header, message):
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path, "a.tsv", [header, ["a", "b", "1", "1"]]))
+
+
+def test_columns_of_one_name_are_told_apart_by_spelling_or_left_alone(tmp_path):
+    path = write(tmp_path, "a.tsv", [["text1", "Text1", "text2", "label"], ["a", "b", "c", "1"]])
+    assert read(path, texts=("Text1", "text2"))[0] == [Example(("b", "c"), 1.0)]
+    path = write(tmp_path, "a.tsv", [["id", "id", "text1", "text2", "label"], ["1", "1", "a", "c", "1"]])
+    assert read(path)[0] == [Example(("a", "c"), 1.0)]
+
+
+@pytest.mark.parametrize("rows", [[["text1", "text2"], ["a", "b"]], [["text", "category"], ["a", "b"]]])
+def test_a_header_that_comes_again_is_no_example(tmp_path, rows):
+    path = write(tmp_path, "a.tsv", [*rows, rows[0], rows[1]])
+    with pytest.raises(DataError, match="1 of 3 rows cannot be used\n  line 3: is the header again"):
+        read(path)
+    assert len(read(path, on_bad_rows="skip")[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"), [(["0", "1", "2"], {}), (["", "0", "1", "2"], {"texts": ("1", "2"), "label": "3"})]
+)
+def test_numbers_that_pandas_writes_as_names_are_no_row(tmp_path, header, columns):
+    first = [""] * (len(header) - 3)
+    path = write(tmp_path, "a.tsv", [header, [*first, "a", "b", "1"], [*first, "c", "d", "0"]])
+    assert read(path, **columns)[0] == [Example(("a", "b"), 1.0), Example(("c", "d"), 0.0)]
+
+
+def test_the_index_that_pandas_writes_is_no_column_left_over(tmp_path):
+    path = write(tmp_path, "a.tsv", [["", "anchor", "positive"], ["0", "a", "p"]])
+    assert read(path) == ([Example(("a", "p"))], "triplets")
+
+
+@pytest.mark.parametrize(("texts", "label"), [(("a", "a"), None), (("a", "b"), "b"), (("0", "1"), "1")])
+def test_a_column_is_named_once(texts, label):
+    with pytest.raises(UserError, match="name '[ab1]' twice"):
+        Columns(texts=texts, label=label)
+
+
+def test_names_in_one_text_are_refused():
+    with pytest.raises(TypeError, match=r"got 'a,b'; use text_columns=\('a', 'b'\)"):
+        Columns(texts="a,b")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.tsv"])
+def test_declared_columns_that_are_not_there_are_named(tmp_path, name):
+    rows = [{"p": "a", "q": "b"}] if name == "a.jsonl" else [["p", "q"], ["a", "b"]]
+    for columns in ({"texts": ("p", "zz")}, {"texts": ("p", "q"), "label": "zz"}, {"label": "zz"}):
+        with pytest.raises(DataError, match="has no column 'zz' but 'p', 'q'"):
+            read(write(tmp_path, name, rows), **columns)

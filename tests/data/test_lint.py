@@ -193,3 +193,34 @@ def test_what_seldom_carries_meaning_does_not_tell_texts_apart():
         "1030",
     ]
     assert len({normalized(text) for text in different}) == len(different)
+
+
+QUOTED = "texts in quotation marks"
+
+
+def test_quoting_in_a_file_that_has_none_is_found_and_what_to_do_is_said(split):
+    (finding,) = check_split(split([*CLEAN, ('"say ""hi"""', "e2", "1"), ("f1", "f2", "0")]))
+    assert finding.what.startswith(QUOTED)
+    assert "save the file as .csv" in finding.what  # which is all that training prints
+    assert (finding.count, finding.total) == (1, 6)
+    assert "python -c" in finding.effect
+    assert finding.examples == ['line 5: \'"say ""hi"""\' | \'e2\' -> 1']
+
+
+def test_texts_that_are_all_quoted_are_found(split):
+    rows = [(f'"{first}"', f'"{second}"', label) for first, second, label in CLEAN]
+    assert found(check_split(split(rows)), QUOTED).count == 4
+
+
+@pytest.mark.parametrize(
+    "text", ['5" screen', '"To be" or "not to be"', '"quotation"', 'he said "hi"', '"', '"a""b', '""b']
+)
+def test_quotation_marks_of_a_text_are_not_found(split, text):
+    assert check_split(split([*CLEAN, (text, "e2", "1")])) == []
+
+
+def test_quoting_is_no_finding_where_a_format_has_it(tmp_path):
+    (tmp_path / "a.csv").write_text('text1,text2,label\n"""say """"hi""""""",b,1\nc,d,0\n')
+    split = Split.read(ExampleReader(tmp_path / "a.csv"))
+    assert split.examples[0].texts[0] == '"say ""hi"""'
+    assert check_split(split) == []

@@ -16,7 +16,7 @@ from cosent.calibration import Platt
 from cosent.evaluation.bootstrap import intervals, resampled_metrics
 from cosent.evaluation.evaluators import Evaluation
 from cosent.evaluation.report import evaluation_report, plots, training_report
-from cosent.model.checkpoint import Decision
+from cosent.model.decision import Decision
 from tests.evaluation.test_bootstrap import scored
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -388,3 +388,13 @@ def test_what_a_run_stopped_on_its_last_lines_left_over_is_removed(model, input_
     (tmp_path / "out.npy.work").write_bytes(b"x")
     assert encode_file(model, input_path, tmp_path / "out.npy", CHUNKS).was_complete
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.npy", "out.npy.json"]
+
+
+def test_an_embedding_that_is_not_finite_names_the_row(model, tmp_path):
+    texts = ["one text", "another text", "one text", "password", "one text"]
+    (tmp_path / "a.txt").write_text("\n".join(texts), encoding="utf-8")
+    token = model.tokenizer.convert_tokens_to_ids(model.tokenizer.tokenize("password")[0])
+    model.get_input_embeddings().weight.data[token] = np.nan
+    for size in (2, 3, 9):
+        with pytest.raises(UserError, match=r"a\.txt: row 4 of the texts: the embedding of text \d is not finite"):
+            encode_file(model, tmp_path / "a.txt", tmp_path / f"{size}.npy", EncodingOptions(chunk_size=size))

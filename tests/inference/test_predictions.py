@@ -10,7 +10,7 @@ from cosent.data.readers import ExampleReader
 from cosent.errors import DataError, UserError
 from cosent.inference import predictions as scoring
 from cosent.inference.predictions import ScoredRow, score_file, write_scored
-from cosent.model.checkpoint import Decision
+from cosent.model.decision import Decision
 
 UNLABELLED = Columns("pairs", needs_label=False)
 

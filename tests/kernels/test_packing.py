@@ -9,7 +9,6 @@ from transformers import AutoConfig, AutoModel
 from cosent import SentenceBert, UserError
 from cosent.kernels.packing import (
     PACKABLE,
-    _group_sizes,
     can_pack,
     is_packed,
     sort_by_length,
@@ -51,9 +50,9 @@ OTHERS = ["deberta-v2", "mpnet", "roformer"]
 SAME = {"rtol": 1e-5, "atol": 1e-5}  # float32, summed in another order
 
 
-def backbone_of(model_type):
+def backbone_of(model_type, **options):
     torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, **TINY)
+    config = AutoConfig.for_model(model_type, **TINY | options)
     backbone = AutoModel.from_config(config, attn_implementation="eager").eval()
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler.requires_grad_(False)
@@ -96,6 +95,19 @@ def test_packed_and_padded_are_each_text_on_its_own(model_type):
     alone = run(plain, one_by_one)
     assert_same(run(plain, token_states), alone)
     assert_same(run(packed, token_states), alone)
+
+
+@pytest.mark.parametrize("model_type", sorted(PACKABLE))
+def test_padding_tokens_within_texts_are_where_the_model_puts_them(model_type):
+    plain = backbone_of(model_type)
+    packed = copy.deepcopy(plain)
+    use_packed_attention(packed)
+    texts = [[0, 7, 1, 1, 8, 2], [1, 9, 2], [0, 5, 6, 1], [1], [0, 1, 1, 2]]
+    input_ids, lengths = torch.tensor(sum(texts, [])), torch.tensor([len(text) for text in texts])
+    with torch.no_grad():
+        alone = one_by_one(plain, input_ids, lengths)
+        assert_close(token_states(packed, input_ids, lengths), alone, **SAME)
+        assert_close(token_states(plain, input_ids, lengths), alone, **SAME)
 
 
 @pytest.mark.parametrize("model_type", OTHERS)
@@ -142,7 +154,7 @@ def test_what_packing_means(tiny_bert, tmp_path, caplog):
         SentenceBert(tiny_bert, packing="on", attn_implementation="eager", device="cpu")
     with pytest.raises(UserError, match="packing must be one of auto, on, off, got 'yes'"):
         SentenceBert(tiny_bert, packing="yes", device="cpu")
-    backbone_of("mpnet").save_pretrained(tmp_path)
+    backbone_of("mpnet", vocab_size=2500).save_pretrained(tmp_path)
     with caplog.at_level(logging.INFO, logger="cosent"):
         model = SentenceBert(tmp_path, tokenizer_name=str(tiny_bert), device="cpu")
     assert len([line for line in caplog.messages if "(mpnet) is not known to run without padding" in line]) == 1
@@ -211,13 +223,6 @@ def test_groups_of_similar_length_hold_little_padding(tiny_bert, monkeypatch):
     assert sum(tokens for _, tokens in shapes) == lengths.sum()
     assert all(places - tokens <= 256 for places, tokens in shapes)
     assert 1 < len(shapes) < 20
-
-
-def test_groups_are_cut_where_a_text_would_be_padded_or_pad_others():
-    assert _group_sizes([130, 2, 2, 2]) == [3, 1]  # 128 + 128 places of padding, and 128 more
-    assert _group_sizes([2, 2, 130]) == [3]  # both short texts by 128
-    assert _group_sizes([2, 2, 131]) == [2, 1]  # by 129
-    assert _group_sizes([400]) == [1]
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from transformers import AlbertConfig, AlbertModel
 
 from cosent import CheckpointError, SentenceBert
 from cosent.calibration import Isotonic, Platt
-from cosent.model.checkpoint import Decision, read_settings
+from cosent.model.checkpoint import read_settings
+from cosent.model.decision import Decision
 
 TEXTS = ["How do I reset my password?", "我要退款", "a", "refund " * 100]
 SAME = {"rtol": 1e-5, "atol": 1e-5}  # float32, batched differently
@@ -91,20 +92,32 @@ def test_a_decision_does_not_outlive_its_pooling_and_may_know_more_than_we_do(mo
 
 
 @pytest.mark.parametrize(
-    ("filename", "content"),
+    ("filename", "content", "message"),
     [
-        ("modules.json", {"a": 1}),
-        ("modules.json", [1]),
-        ("modules.json", [{"idx": 0}]),
-        ("1_Pooling/config.json", {"pooling_mode": 1}),
-        ("cosent_config.json", {"decision": 1}),
-        ("cosent_config.json", {"decision": {"threshold": 1}}),
+        ("modules.json", {"a": 1}, "must hold a list of modules"),
+        ("modules.json", [1], "module 0 must hold an object, got 1"),
+        ("modules.json", [{"idx": 0}], "module 0: type must be a text, got None"),
+        ("1_Pooling/config.json", {"pooling_mode": 1}, "pooling_mode must be a text, or a list of texts, got 1"),
+        ("cosent_config.json", {"decision": 1}, "decision must be an object, got 1"),
+        ("cosent_config.json", {"decision": {"threshold": 1}}, "metric must be a text, got None"),
+        ("cosent_config.json", {"loss": "CoSENT"}, "loss must be an object, got 'CoSENT'"),
+        ("cosent_config.json", [], r"cosent_config.json must hold an object, got \[\]"),
+        (
+            "cosent_config.json",
+            {"fingerprint": {"embeddings": [[1, "a"]], "dtype": "", "tokens": ""}},
+            r"embeddings\[0\]\[1\] must be a finite number, got 'a'",
+        ),
+        ("sentence_bert_config.json", {"max_seq_length": "many"}, "max_seq_length must be a whole number, 1 or more"),
+        ("sentence_bert_config.json", {"max_seq_length": 2}, "of 2 leaves no room for a token"),
+        ("config_sentence_transformers.json", {"prompts": {"a": 1}}, "a must be a text, got 1"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, r"one of the prompts \(none\), got"),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim must be a whole number, 1 or more"),
     ],
 )
-def test_a_configuration_of_another_form_is_one_clear_error(model, tmp_path, filename, content):
+def test_a_configuration_of_another_form_is_one_clear_error(model, tmp_path, filename, content, message):
     model.save_pretrained(tmp_path)
     (tmp_path / filename).write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="not of the known form"):
+    with pytest.raises(CheckpointError, match=message):
         SentenceBert(tmp_path)
 
 
@@ -213,7 +226,11 @@ def test_a_missing_pooler_matters_only_where_it_pools(model, tmp_path):
 @pytest.mark.parametrize(
     ("filename", "content", "message"),
     [
-        ("modules.json", [{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}], "a Dense module"),
+        (
+            "modules.json",
+            [{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}],
+            "is a sentence_transformers.models.Dense",
+        ),
         ("1_Pooling/config.json", {"pooling_mode": "weightedmean"}, "pools by weightedmean"),
         ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, r"pools by cls \+ mean"),
         ("1_Pooling/config.json", {"pooling_mode": "mean", "include_prompt": False}, "prompt out of the pooling"),

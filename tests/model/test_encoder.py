@@ -7,7 +7,7 @@ from torch import nn
 from cosent import CheckpointError, SentenceBert, UserError
 from cosent.calibration import Platt
 from cosent.model.backbone import position_limit
-from cosent.model.checkpoint import Decision
+from cosent.model.decision import Decision
 from cosent.model.tokens import tokenize
 
 TEXTS = ["How do I reset my password?", "我要退款", "a", "refund " * 40, "我要退款"]

@@ -1,4 +1,6 @@
+import json
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from cosent.model.tokens import is_truncated, tokenize, tokenizer_digest
+from cosent.model import tokens as tokens_module
+from cosent.model.tokens import end_with_eos, is_truncated, load_tokenizer, tokenize, tokenizer_digest
 from tests.conftest import DATA
 
 TEXTS = [
@@ -180,3 +183,121 @@ def test_digest_forgets_earlier_calls_but_not_the_vocabulary(tokenizer):
     assert tokenizer_digest(tokenizer) == before
     other = type(tokenizer)(vocab={**tokenizer.get_vocab(), "brandnewword": len(tokenizer)})
     assert tokenizer_digest(other) != before
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+@pytest.mark.parametrize(
+    "options", [{"truncation_side": "left"}, {"split_special_tokens": True}], ids=lambda options: next(iter(options))
+)
+def test_a_digest_tells_all_that_changes_tokens(make_tokenizer, kind, options):
+    plain, other = make_tokenizer(kind), make_tokenizer(kind, **options)
+    texts = [TEXTS[5], "退款到账 " * 9 + "my parcel is late " * 9]
+    same = tokenize(plain, texts, 12).input_ids.tolist() == tokenize(other, texts, 12).input_ids.tolist()
+    assert same == (kind == "unigram" and "split_special_tokens" in options)  # whose pieces spell them all the same
+    assert tokenizer_digest(plain) != tokenizer_digest(other)
+    assert tokenizer_digest(plain) == tokenizer_digest(make_tokenizer(kind))
+
+
+def test_a_slow_tokenizers_digest_tells_its_options(tmp_path):
+    plain = ByT5Tokenizer()
+    digests = {tokenizer_digest(tokenizer) for tokenizer in (ByT5Tokenizer(extra_ids=7), ByT5Tokenizer(), plain)}
+    assert len(digests) == 2
+    plain.truncation_side = "left"
+    assert tokenizer_digest(plain) not in digests
+    plain.truncation_side = "right"
+    copies = [tmp_path / "one", tmp_path / "two"]
+    for folder in copies:
+        plain.save_pretrained(folder)
+    assert len({tokenizer_digest(ByT5Tokenizer.from_pretrained(folder)) for folder in copies}) == 1
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_long_texts_have_the_tokens_of_whole_texts(make_tokenizer, kind, side):
+    tokenizer = make_tokenizer(kind, truncation_side=side)
+    generator = np.random.default_rng(0)
+    words = ["my", "parcel", "退款", "到账", "naïve", "🙂", "x" * 150, "[MASK]", "\t", "24", "é" * 30]
+    texts = [
+        " ".join(generator.choice(words, 4_000)),
+        "".join(generator.choice(words, 4_000)),
+        "x" * 20_000,
+        "退款" * 5_000,
+        " " * 20_000 + "end",
+        "a" + " " * 20_000,
+    ]
+    for length in (8, 33):
+        whole = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
+        tokens = tokenize(tokenizer, texts, length)
+        assert [row.tolist() for row in tokens.split()] == whole
+        cut = [len(row) > length for row in tokenizer(texts)["input_ids"]]
+        assert is_truncated(tokenizer, texts, tokens, length) == cut
+
+
+def test_a_very_long_text_is_not_tokenised_whole(make_tokenizer, monkeypatch):
+    tokenizer = make_tokenizer("wordpiece")
+    lengths = []
+    whole = tokens_module._token_ids
+    monkeypatch.setattr(
+        tokens_module, "_token_ids", lambda t, texts, n: lengths.extend(map(len, texts)) or whole(t, texts, n)
+    )
+    assert tokenize(tokenizer, ["my parcel is late " * 100_000], 16).lengths.tolist() == [16]
+    assert max(lengths) < 10_000
+
+
+def test_others_may_use_the_tokenizer_meanwhile(make_tokenizer):
+    tokenizer = make_tokenizer("wordpiece")
+    texts = [f"{text} {number}" for number in range(20) for text in TEXTS]
+    expected = tokenize(tokenizer, texts, 9).input_ids.tolist()
+    done = Event()
+
+    def interfere():
+        while not done.is_set():
+            tokenizer("my parcel is late", truncation=True, max_length=4)
+            tokenizer("my parcel is late", truncation=False)
+            tokenizer(["my parcel", "late"], padding=True)
+
+    thread = Thread(target=interfere)
+    thread.start()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: tokenize(tokenizer, texts, 9).input_ids.tolist(), range(60)))
+    finally:
+        done.set()
+        thread.join()
+    assert all(ids == expected for ids in found)
+
+
+@pytest.fixture
+def bpe_folder(make_tokenizer, tmp_path):
+    """A folder of a tokenizer that does not add its end token, though its configuration says so."""
+    tokenizer = make_tokenizer("bpe")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "add_eos_token": True}), encoding="utf-8")
+    return tmp_path
+
+
+def test_a_text_ends_with_its_end_token_where_the_configuration_says_so(bpe_folder, tmp_path):
+    tokenizer = load_tokenizer(str(bpe_folder))
+    assert tokenize(tokenizer, ["a parcel"], 32).input_ids[-1] != tokenizer.eos_token_id
+    end_with_eos(tokenizer, str(bpe_folder), "", None)
+    for length in (4, 32):
+        tokens = tokenize(tokenizer, ["a parcel", "my parcel is late " * 40, ""], length)
+        assert [row[0] for row in tokens.split()] == [0, 0, 0]
+        assert [row[-1] for row in tokens.split()] == [tokenizer.eos_token_id] * 3
+        assert tokens.lengths.max() <= length
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = load_tokenizer(str(tmp_path / "saved"))
+    end_with_eos(again, str(tmp_path / "saved"), "", None)
+    assert (
+        tokenize(again, ["a parcel"], 32).input_ids.tolist() == tokenize(tokenizer, ["a parcel"], 32).input_ids.tolist()
+    )
+
+
+def test_an_end_token_that_is_there_is_not_added_twice(bpe_folder):
+    tokenizer = load_tokenizer(str(bpe_folder))
+    end_with_eos(tokenizer, str(bpe_folder), "", None)
+    before = tokenize(tokenizer, ["a parcel"], 32).input_ids.tolist()
+    end_with_eos(tokenizer, str(bpe_folder), "", None)
+    assert tokenize(tokenizer, ["a parcel"], 32).input_ids.tolist() == before

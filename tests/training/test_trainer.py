@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -23,8 +24,8 @@ from cosent import (
 from cosent.batch import NO_TEXT
 from cosent.data.datasets import TokenRows
 from cosent.evaluation.evaluators import metric_names
-from cosent.model import encoder
-from cosent.model.checkpoint import Decision
+from cosent.model import encoder, loading
+from cosent.model.decision import Decision
 from tests.conftest import DATA
 
 BINARY = DATA / "zh" / "train.txt"
@@ -189,6 +190,35 @@ def test_twenty_steps_equal_ten_and_ten_resumed_in_mid_epoch(make_trainer, how):
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_only_whole_checkpoints_are_resumed_from_and_none_runs_code(make_trainer, tmp_path, caplog):
+    saving = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": False}
+    expected = losses(trained(make_trainer(**saving)))
+    last = tmp_path / "run" / "checkpoint-4"
+    torch.save(Evil(tmp_path / "evil"), last / "optimizer.pt")
+    state = json.loads((last / "trainer_state.json").read_text())
+    (last / "trainer_state.json").write_text(json.dumps({**state, "global_step": 3}))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        make_trainer(**saving).train(resume_from_checkpoint=str(last))
+    assert not (tmp_path / "evil").exists()
+    (last / "optimizer.pt").unlink()
+    with pytest.raises(UserError, match="optimizer.pt is missing"):
+        make_trainer(**saving).train(resume_from_checkpoint=str(last))
+    again = make_trainer(**saving)
+    again.train(resume_from_checkpoint=True)
+    assert "checkpoint-4 is not whole, so training does not go on from it: optimizer.pt is missing" in caplog.text
+    assert losses(again) == expected
+
+
 def test_the_best_model_is_kept_and_loads_everywhere(make_trainer, tmp_path):
     trainer = make_trainer(num_train_epochs=4, learning_rate=0.05)  # too high: quality jumps about
     trainer.train()
@@ -236,9 +266,10 @@ def test_neftune_finds_the_embeddings_that_it_adds_noise_to(make_trainer):
 def test_remote_code_that_was_allowed_stays_allowed(tiny_bert, monkeypatch, tmp_path):
     asked = []
     load = encoder.load_backbone
-    monkeypatch.setattr(
-        encoder, "load_backbone", lambda *a, **kw: asked.append(kw["trust_remote_code"]) or load(*a, **kw)
-    )
+    for module in (loading, encoder):
+        monkeypatch.setattr(
+            module, "load_backbone", lambda *a, **kw: asked.append(kw["trust_remote_code"]) or load(*a, **kw)
+        )
     model = SentenceBert(tiny_bert, trust_remote_code=True, device="cpu")
     model.save_pretrained(tmp_path)
     model.load_weights(tmp_path)
@@ -682,3 +713,20 @@ def test_flags_that_contradict_each_other_are_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             CosentTrainingArguments(output_dir=str(tmp_path), **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_are_trained_in_float32(make_trainer, tiny_bert, tmp_path, dtype):
+    SentenceBert(tiny_bert, device="cpu", dtype=dtype, packing="off").save_pretrained(tmp_path / "half")
+    assert SentenceBert(tmp_path / "half", device="cpu").backbone.dtype == dtype  # to encode with
+    trainer = make_trainer(eval_dataset=False, model_path=tmp_path / "half", max_steps=3)
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    for name, weight in trainer.model.named_parameters():
+        if weight.requires_grad:
+            assert weight.dtype == torch.float32, name
+            # position embeddings beyond the longest text, and words of no text, have no gradient
+            share = 0.01 if "embeddings" in name else 0.9
+            assert (weight != before[name]).float().mean() > share, name
+    expected = make_trainer(eval_dataset=False, max_steps=3, folder="full").train().training_loss
+    assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(expected, rel=0.05)

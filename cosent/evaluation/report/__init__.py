@@ -1,6 +1,6 @@
-"""An evaluation, or a training run, as one HTML file that shows itself anywhere: no network, no script, no other file.
+"""Reports of an evaluation or a training run, as self-contained HTML: no network, no scripts, no other files.
 
-`evaluation` (with `pairs`) and `training` collect what a page says; `templates/` holds how it says it.
+`evaluation` (with `pairs`) and `training` collect the content of a page; `templates/` holds its layout.
 """
 
 from cosent.evaluation.report.evaluation import evaluation_report

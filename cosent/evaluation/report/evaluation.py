@@ -1,4 +1,4 @@
-"""The page of an evaluation.
+"""The report of an evaluation.
 
 Shapes: n pairs.
 """
@@ -18,7 +18,7 @@ from cosent.evaluation.report.page import Gallery, Report, gallery, render
 from cosent.evaluation.report.pairs import PairsPart, pairs_part
 from cosent.evaluation.report.tables import Captioned, Cell, interval, metric_title, name, number, table
 from cosent.evaluation.scored import ScoredPairs
-from cosent.model.checkpoint import Decision
+from cosent.model.decision import Decision
 
 _ORDERING = (*CORRELATIONS, "average_precision", "roc_auc")
 _DECIDING = (*DECISION, *CALIBRATION)
@@ -28,17 +28,17 @@ _NOT_METRICS = ("n", "num_queries")
 
 @dataclass(frozen=True)
 class EvaluationPage:
-    """What `evaluation.html` shows.
+    """The content of `evaluation.html`.
 
     Attributes:
-        title: the model.
-        data_name: the data.
-        num_examples: how many they are.
-        positive_label_min: labels of pairs from here on are a match; "" where that is not said.
-        warnings: what to know before believing the metrics.
-        metrics: in groups.
-        has_intervals: whether some of them have an interval.
-        pictures: of pairs.
+        title: the name of the model.
+        data_name: the name of the data.
+        num_examples: the number of examples.
+        positive_label_min: the lowest label of a match; "" if there is none.
+        warnings: reasons not to trust the metrics.
+        metrics: the metrics, in groups.
+        has_intervals: whether some metrics have an interval.
+        pictures: the plots of pairs.
         pairs: the sections that only pairs have; None for other formats.
     """
 
@@ -63,19 +63,19 @@ def evaluation_report(
     base_name: str = "",
     base_scores: NDArray[np.float64] | None = None,
 ) -> Report:
-    """Make a page of an evaluation.
+    """Make the report of an evaluation.
 
     Args:
-        result: what was measured.
-        model_name: whose it is.
-        data_name: on what.
-        texts: (n,) the texts of pairs.
-        decision: the model's stored threshold, and where it is from.
-        base_name: the model that was fine-tuned.
-        base_scores: (n,) what that one says of the same pairs.
+        result: the evaluation.
+        model_name: the name of the model.
+        data_name: the name of the data.
+        texts: (n,) the texts of the pairs.
+        decision: the model's stored threshold and its origin.
+        base_name: the name of the model before fine-tuning.
+        base_scores: (n,) scores of the same pairs by that model.
 
     Returns:
-        The page.
+        The report.
     """
     pairs = result.pairs
     pictures = _draw(pairs, base_scores)
@@ -110,7 +110,7 @@ def _positive_label_min(pairs: ScoredPairs | None, decision: Decision | None) ->
 
 
 def _metric_groups(result: Evaluation, decision: Decision | None) -> list[Captioned]:
-    """The metrics that there are, a group for each way in which their threshold, if they need one, was chosen."""
+    """Group the metrics by how their threshold, if they need one, was chosen."""
     known = {*_ORDERING, *_DECIDING, *_CHOSEN_HERE, *_NOT_METRICS}
     others = [metric for metric in result.metrics if metric not in known and "second" not in metric]
     groups: list[tuple[str, Sequence[str]]] = [("", _ORDERING), ("", others)]

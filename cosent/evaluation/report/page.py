@@ -1,4 +1,4 @@
-"""What every page has: its file, its pictures, and the templates that make it."""
+"""The parts that all reports share: the file, the pictures and the templates."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ NO_PICTURES = "Pictures need matplotlib: pip install 'cosent[report]'."
 
 @dataclass(frozen=True)
 class Report:
-    """A page and the pictures in it.
+    """An HTML page and its pictures.
 
     Attributes:
-        html: the page, complete.
+        html: the complete page.
         pictures: PNG files by name.
     """
 
@@ -24,11 +24,11 @@ class Report:
     pictures: Mapping[str, bytes] = field(default_factory=dict)
 
     def write(self, folder: str | Path, name: str) -> Path:
-        """Write a page and its pictures into a folder.
+        """Write the page and its pictures into a folder.
 
         Args:
-            folder: an existing one.
-            name: of the files: `<name>.html`, and `<name>-<picture>.png` for each picture.
+            folder: an existing folder.
+            name: stem of the files: `<name>.html`, and `<name>-<picture>.png` for each picture.
 
         Returns:
             The page's path.
@@ -42,11 +42,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures as a page holds them.
+    """The pictures in the form that a page embeds.
 
     Attributes:
-        images: PNG files in base64, by what they show.
-        note: why there are none; "" where that needs no word.
+        images: PNG files in base64, by title.
+        note: why pictures are missing; "" if they are not.
     """
 
     images: Mapping[str, str]
@@ -54,15 +54,15 @@ class Gallery:
 
 
 class Page(Protocol):
-    """What the layout that all pages share asks of one."""
+    """The interface of a page that the shared layout uses."""
 
     @property
     def title(self) -> str:
-        """What the page is about."""
+        """The title of the page."""
 
 
 def gallery(pictures: Mapping[str, bytes]) -> Gallery:
-    """PNG files, made ready to stand in the page itself."""
+    """Encode PNG files for embedding in a page."""
     images = {name.replace("_", " "): b64encode(content).decode() for name, content in pictures.items()}
     return Gallery(images, note="" if plots.can_draw() else NO_PICTURES)
 
@@ -72,12 +72,12 @@ def render(template: str, page: Page) -> str:
 
     Args:
         template: a file of `templates/`.
-        page: what to fill in; every text in it is escaped.
+        page: the content; all its texts are escaped.
 
     Returns:
         The HTML file's content.
     """
-    # imported here: evaluating and training do without Jinja2 where nobody asks for a page
+    # imported here, so that evaluation and training without a report do not need Jinja2
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

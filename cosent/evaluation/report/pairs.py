@@ -1,4 +1,4 @@
-"""The sections of an evaluation's page that only scored pairs have.
+"""The sections of an evaluation's report that only scored pairs have.
 
 Shapes: n pairs, k columns.
 """
@@ -17,23 +17,23 @@ from cosent.evaluation.slices import Slice, by_label, by_length, by_overlap
 SHOWN_MISTAKES = 12
 
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-_SLICE_METRICS = ("accuracy", "f1", "spearman")  # without a threshold, slices have the last one alone
+_SLICE_METRICS = ("accuracy", "f1", "spearman")  # without a threshold, slices only have the last one
 
 Texts = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
 class PairsPart:
-    """What `pairs.html` shows.
+    """The content of `pairs.html`.
 
     Attributes:
-        confusions: right and wrong decisions at each threshold; none where labels do not say what matches.
-        by_length: the pairs cut by length; None without texts.
-        by_overlap: the pairs cut by lexical overlap; None without texts.
-        by_label: the pairs cut by label; None where there are too many labels.
-        percentiles: of the scores.
-        mistakes: the surest wrong decisions of either kind; none without decisions or texts.
-        misplaced: without decisions, the pairs that rank farthest from their label; None without texts.
+        confusions: a confusion matrix for each threshold; none if labels do not say what matches.
+        by_length: the metrics by length; None without texts.
+        by_overlap: the metrics by lexical overlap; None without texts.
+        by_label: the metrics by label; None if there are too many labels.
+        percentiles: percentiles of the scores.
+        mistakes: the most confident wrong decisions of either kind; none without decisions or texts.
+        misplaced: without decisions, the pairs whose rank differs most from their label's; None without texts.
     """
 
     confusions: Sequence[Captioned]
@@ -53,14 +53,14 @@ def pairs_part(
     base_name: str,
     base_scores: NDArray[np.float64] | None,
 ) -> PairsPart:
-    """Collect what a page says about pairs.
+    """Collect the sections about pairs.
 
     Args:
         pairs: n scored pairs.
-        metrics: theirs.
-        texts: (n,) their texts; empty where they are not known.
-        base_name: the model that was fine-tuned.
-        base_scores: (n,) what that one says of the same pairs; None where it was not asked.
+        metrics: their metrics.
+        texts: (n,) their texts; empty if unknown.
+        base_name: the name of the model before fine-tuning.
+        base_scores: (n,) scores of the same pairs by that model; None if it was not evaluated.
 
     Returns:
         The sections.
@@ -93,7 +93,7 @@ def _confusions(pairs: ScoredPairs, metrics: Mapping[str, float]) -> list[Captio
 
 
 def _confusion(said: NDArray[np.bool_], matches: NDArray[np.bool_]) -> Table:
-    """Counts of (n,) decisions by (n,) truths."""
+    """Count (n,) decisions by (n,) truths."""
     rows = [
         [name(truth), *(number(int(np.sum(side & true)), ",") for side in (said, ~said))]
         for truth, true in (("matches", matches), ("does not match", ~matches))
@@ -125,7 +125,7 @@ def _percentiles(scores: NDArray, base_name: str, base_scores: NDArray | None) -
 
 
 def _mistakes(pairs: ScoredPairs, texts: Texts) -> list[Captioned]:
-    """The false matches with the highest scores, and the missed matches with the lowest."""
+    """List the false matches with the highest scores and the missed matches with the lowest."""
     assert pairs.matches is not None and pairs.threshold is not None
     said = pairs.scores >= pairs.threshold
     return [
@@ -135,7 +135,7 @@ def _mistakes(pairs: ScoredPairs, texts: Texts) -> list[Captioned]:
 
 
 def _wrong(pairs: ScoredPairs, texts: Texts, wrong: NDArray[np.bool_], order: NDArray, what: str) -> Captioned:
-    """The pairs that a (n,) boolean says are wrong, those with the least of a (n,) order first."""
+    """List the pairs that a (n,) boolean mask marks as wrong, in ascending order of a (n,) key."""
     numbers = np.flatnonzero(wrong)
     first = numbers[np.argsort(order[numbers], kind="stable")]
     caption = f"{len(numbers):,} pairs {what}. Farthest from the threshold:"

@@ -1,6 +1,6 @@
-"""Pictures of an evaluation and of a training run, with matplotlib, which is an extra.
+"""Plots of an evaluation and of a training run, with matplotlib, an optional dependency.
 
-No text of the data is drawn, only numbers: a picture needs no font for its language.
+Plots show only numbers, no texts of the data, so that they need no font for its language.
 
 Shapes: n pairs, m decisions.
 """
@@ -21,23 +21,23 @@ MATCH, OTHER, BETWEEN, LINE = "#1b7f5c", "#c2512f", "#8a8a8a", "#444444"
 
 Curve = Sequence[tuple[float, float]]  # (step, value)
 
-_MOST_POINTS = 2_000  # of a curve: a picture shows no more
+_MOST_POINTS = 2_000  # points in a curve; more would not be visible
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is there."""
+    """Tell whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def draw_pairs(pairs: ScoredPairs) -> dict[str, bytes]:
-    """Draw what there is to see of scored pairs.
+    """Draw the plots of scored pairs.
 
     Args:
         pairs: n scored pairs.
 
     Returns:
-        PNG files by name: "scores" by label; where labels say what matches "precision_recall" and "roc"; with
-        probabilities "reliability".
+        PNG files by name: "scores" by label; if labels say what matches, "precision_recall" and "roc"; with
+        probabilities, "reliability".
     """
     draws: dict[str, Callable[[Any, ScoredPairs], None]] = {"scores": _scores}
     if pairs.matches is not None and pairs.matches.any() and not pairs.matches.all():
@@ -48,11 +48,11 @@ def draw_pairs(pairs: ScoredPairs) -> dict[str, bytes]:
 
 
 def draw_percentiles(before: NDArray[np.float64], after: NDArray[np.float64]) -> bytes:
-    """Draw the percentiles of a base model's scores and of a fine-tuned one's.
+    """Draw the percentiles of the scores before and after fine-tuning.
 
     Args:
         before: (n,) scores of the base model.
-        after: (n,) scores of the fine-tuned one.
+        after: (n,) scores of the fine-tuned model.
 
     Returns:
         A PNG file.
@@ -69,16 +69,16 @@ def draw_percentiles(before: NDArray[np.float64], after: NDArray[np.float64]) ->
 
 
 def is_metric(name: str) -> bool:
-    """Whether a name in the Trainer's logs is that of a metric of the eval data, and not of time or counts."""
+    """Tell whether a name in the Trainer's logs is a quality metric of the eval data, not a time or a count."""
     of_time = name.endswith(("_runtime", "_per_second", "_seconds"))
     return name.startswith("eval_") and not of_time and name not in ("eval_n", "eval_num_queries")
 
 
 def draw_history(log_history: Sequence[dict[str, float]]) -> dict[str, bytes]:
-    """Draw how a training went.
+    """Draw the curves of a training run.
 
     Args:
-        log_history: the Trainer's logs, each with its "step".
+        log_history: the Trainer's logs, each with a "step".
 
     Returns:
         PNG files by name: "loss", "learning_rate", and "eval" with the metrics that lie between -1 and 1.
@@ -96,7 +96,7 @@ def draw_history(log_history: Sequence[dict[str, float]]) -> dict[str, bytes]:
 
 
 def _bounded_metrics(curves: Mapping[str, Curve]) -> dict[str, Curve]:
-    """The curves of metrics that lie between -1 and 1, so that one axis fits them all."""
+    """Select the curves of metrics between -1 and 1, so that one axis fits them all."""
     return {
         name.removeprefix("eval_"): points
         for name, points in curves.items()
@@ -113,7 +113,7 @@ def _lines(axes: Any, title: str, lines: Mapping[str, Curve]) -> None:
 
 
 def _picture(draw: Callable[..., None], *what: Any) -> bytes:
-    """A PNG file of what is drawn into a pair of axes; no window and no global state are involved."""
+    """Draw into new axes and return a PNG file, without a window or global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -139,7 +139,7 @@ def _scores(axes: Any, pairs: ScoredPairs) -> None:
 
 
 def _groups(pairs: ScoredPairs) -> dict[str, tuple[NDArray[np.bool_], str]]:
-    """(n,) booleans that say which pairs are in a group, and its colour, by the group's name."""
+    """Group pairs by label: for each group's name, a (n,) boolean mask and a colour."""
     if pairs.matches is not None:
         return {"match": (pairs.matches, MATCH), "no match": (~pairs.matches, OTHER)}
     low, high = np.quantile(pairs.labels, [1 / 3, 2 / 3])
@@ -179,7 +179,7 @@ def _roc(axes: Any, pairs: ScoredPairs) -> None:
 
 
 def _at_threshold(pairs: ScoredPairs) -> tuple[float, float, float]:
-    """Precision, recall and false positive rate at the stored threshold."""
+    """Compute precision, recall and false positive rate at the stored threshold."""
     assert pairs.matches is not None and pairs.threshold is not None
     said = pairs.scores >= pairs.threshold
     precision = float(pairs.matches[said].mean()) if said.any() else 1.0
@@ -203,5 +203,5 @@ def _reliability(axes: Any, pairs: ScoredPairs) -> None:
 
 
 def _some(number: int) -> NDArray[np.int64]:
-    """At most 2,000 of the numbers below one, at even steps, the ends included."""
+    """Select at most 2,000 indices below `number`, at even steps, including both ends."""
     return np.unique(np.linspace(0, number - 1, min(number, _MOST_POINTS)).round().astype(np.int64))

@@ -1,4 +1,4 @@
-"""Tables whose cells say what they hold, so that no template has to guess it from how a cell reads."""
+"""Tables with typed cells, so that templates need not guess the type from the text."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Literal
 
 Kind = Literal["name", "number", "interval", "text"]
 
-MISSING = "–"  # in place of a number that is not finite
+MISSING = "–"  # stands for a number that is not finite
 
 _TITLES = {
     "ece": "expected calibration error",
@@ -28,9 +28,9 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        kind: what it holds, which is its CSS class: the "name" of its row, a "number", an "interval", or "text" of the
-            data, which may be long.
-        content: what it shows, not escaped.
+        kind: the type of the content, used as its CSS class: the "name" of a row, a "number", an "interval", or "text"
+            of the data, which may be long.
+        content: the text, not escaped.
     """
 
     kind: Kind
@@ -42,8 +42,8 @@ class Table:
     """A table.
 
     Attributes:
-        header: a cell for each column, of the kind of the cells below.
-        rows: at least one, each with a cell for each column.
+        header: a cell for each column, of the same kind as the cells below.
+        rows: one row or more, each with a cell for each column.
     """
 
     header: Sequence[Cell]
@@ -52,11 +52,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Captioned:
-    """A table under a sentence.
+    """A table with a caption.
 
     Attributes:
-        caption: the sentence; "" for none.
-        table: None where the sentence says it all.
+        caption: a sentence; "" for none.
+        table: the table; None if the caption says it all.
     """
 
     caption: str
@@ -64,31 +64,31 @@ class Captioned:
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
-    """A table with a title over each column."""
+    """Make a table with a title for each column."""
     header = [Cell(cell.kind, title) for title, cell in zip(titles, rows[0], strict=True)]
     return Table(header, rows)
 
 
 def name(content: str) -> Cell:
-    """A cell that names its row."""
+    """Make a cell that names its row."""
     return Cell("name", content)
 
 
 def number(value: float, form: str = ".4f") -> Cell:
-    """A cell of a number, written as a format specification says."""
+    """Make a cell of a number, with a format specification."""
     return Cell("number", f"{value:{form}}" if math.isfinite(value) else MISSING)
 
 
 def interval(ends: tuple[float, float] | None) -> Cell:
-    """A cell of an interval; empty where there is none."""
+    """Make a cell of an interval; empty if there is none."""
     return Cell("interval", "" if ends is None else " to ".join(number(end).content for end in ends))
 
 
 def text(lines: Sequence[str]) -> Cell:
-    """A cell of texts of the data, a line each."""
+    """Make a cell of texts of the data, one per line."""
     return Cell("text", "\n".join(" ".join(line.split()) for line in lines))
 
 
 def metric_title(metric: str) -> str:
-    """What a page calls a metric."""
+    """Return the title of a metric in reports."""
     return _TITLES.get(metric, metric.replace("_", " "))

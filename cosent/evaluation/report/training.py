@@ -1,4 +1,4 @@
-"""The page of a training run."""
+"""The report of a training run."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from cosent.evaluation.report.tables import Table, number, table
 
 @dataclass(frozen=True)
 class TrainingPage:
-    """What `training.html` shows.
+    """The content of `training.html`.
 
     Attributes:
-        title: what was trained.
+        title: the title, with the name of the model.
         pictures: the curves.
         evaluations: metrics of the eval data by step; None if there was no evaluation.
-        losses: by step; None if none was logged.
+        losses: losses by step; None if none was logged.
     """
 
     title: str
@@ -27,14 +27,14 @@ class TrainingPage:
 
 
 def training_report(log_history: Sequence[dict[str, float]], *, model_name: str) -> Report:
-    """Make a page of a training run.
+    """Make the report of a training run.
 
     Args:
         log_history: the Trainer's logs.
-        model_name: what was trained.
+        model_name: the name of the model.
 
     Returns:
-        The page: curves, and a table of the evaluations.
+        The report, with curves, the evaluations and the losses.
     """
     pictures = plots.draw_history(log_history) if plots.can_draw() else {}
     page = TrainingPage(
