@@ -29,6 +29,7 @@ _DIMENSIONS = 32  # stored dimensions of an embedding, evenly spaced
 # The lowest cosine of a stored and a computed embedding that other hardware or kernels can explain.
 _LEAST = {"float32": 0.9999, "float64": 0.9999}
 _LEAST_IN_HALF_PRECISION = 0.99
+_LENGTHS = 0.05  # relative difference of their lengths
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Fingerprint:
     Attributes:
         tokens: a digest of the tokens.
         dtype: type of the weights that computed the embeddings.
-        embeddings: F lists of d numbers, of unit length.
+        embeddings: F lists of d numbers.
     """
 
     tokens: str
@@ -71,8 +72,7 @@ def fingerprint_of(tokens: Tokens, embeddings: Tensor, dtype: torch.dtype) -> Fi
         dtype: type of the model's weights.
     """
     columns = torch.linspace(0, embeddings.shape[1] - 1, min(_DIMENSIONS, embeddings.shape[1])).round().long()
-    some = torch.nn.functional.normalize(embeddings.double()[:, columns], dim=-1)
-    rows = [[round(value, 4) for value in row] for row in some.tolist()]
+    rows = [[float(f"{value:.5g}") for value in row] for row in embeddings.double()[:, columns].tolist()]
     content = tokens.input_ids.tobytes() + tokens.lengths.tobytes()
     return Fingerprint(blake2b(content, digest_size=8).hexdigest(), str(dtype).removeprefix("torch."), rows)
 
@@ -90,12 +90,15 @@ def check_fingerprint(stored: Fingerprint, found: Fingerprint, name: str) -> Non
     """
     least = min(_LEAST.get(dtype, _LEAST_IN_HALF_PRECISION) for dtype in (stored.dtype, found.dtype))
     same_sizes = [len(row) for row in stored.embeddings] == [len(row) for row in found.embeddings]
-    cosines = [_cosine(*rows) for rows in zip(stored.embeddings, found.embeddings, strict=False)]
+    pairs = list(zip(stored.embeddings, found.embeddings, strict=False))
+    cosines = [_cosine(*rows) for rows in pairs]
     shown = ", ".join(f"{cosine:.3f}" for cosine in cosines)
     if stored.tokens != found.tokens:
         reason = "its tokenizer or its settings have changed"
-    elif not same_sizes or not all(cosine >= least for cosine in cosines):  # nan is not
+    elif not same_sizes or not all(cosine >= least for cosine in cosines):  # false for nan
         reason = f"cosines of {len(cosines)} texts: {shown}; its weights or its settings have changed"
+    elif not all(math.isclose(*map(_length, rows), rel_tol=_LENGTHS) for rows in pairs):
+        reason = "of another length; its weights or its settings have changed"
     else:
         return
     raise CheckpointError(
@@ -106,5 +109,9 @@ def check_fingerprint(stored: Fingerprint, found: Fingerprint, name: str) -> Non
 
 def _cosine(first: list[float], second: list[float]) -> float:
     product = sum(a * b for a, b in zip(first, second, strict=False))
-    length = math.hypot(*first) * math.hypot(*second)
+    length = _length(first) * _length(second)
     return product / length if length else math.nan
+
+
+def _length(row: list[float]) -> float:
+    return math.hypot(*row)

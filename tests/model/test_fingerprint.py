@@ -42,6 +42,12 @@ def other_pooling(folder):
     change(path, pooling_mode_mean_tokens=False, pooling_mode_cls_token=True)
 
 
+def other_lengths(folder):
+    modules = json.loads((folder / "modules.json").read_text())
+    module = {"idx": 2, "name": "2", "path": "", "type": "sentence_transformers.models.Normalize"}
+    (folder / "modules.json").write_text(json.dumps([*modules, {**module, "path": "2_Normalize"}]))
+
+
 def other_end(folder):
     change(folder / "tokenizer_config.json", truncation_side="left")
 
@@ -55,7 +61,7 @@ def other_prompt(folder):
 
 
 @pytest.mark.parametrize(
-    "spoil", [other_weights, not_a_number, other_pooling, other_end, other_activation, other_prompt]
+    "spoil", [other_weights, not_a_number, other_pooling, other_lengths, other_end, other_activation, other_prompt]
 )
 def test_a_folder_that_embeds_otherwise_than_what_was_saved_is_refused(folder, spoil):
     spoil(folder)
