@@ -17,6 +17,8 @@ from cosent.model.stored import brief, locate
 
 logger = logging.getLogger(__name__)
 
+_MOST_LAYERS = 1_000
+
 _HALF = (torch.float16, torch.bfloat16)
 
 # The names of hidden and attention dropout rates in the configurations of different architectures.
@@ -69,6 +71,8 @@ def load_backbone(
         _check_no_adapter(name, subfolder, revision)
         place = "" if config_name else subfolder
         config = AutoConfig.from_pretrained(config_name or name, subfolder=place, **(config_options or {}), **hub)
+        if getattr(config, "num_hidden_layers", 0) > _MOST_LAYERS:  # which would be built one by one, for ever
+            raise CheckpointError(f"{name}: num_hidden_layers must be at most {_MOST_LAYERS:,}")
         if config.is_encoder_decoder:
             raise CheckpointError(f"{name} is an encoder-decoder; cosent trains encoders")
         if dropout is not None:

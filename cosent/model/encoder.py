@@ -148,7 +148,7 @@ class SentenceBert(nn.Module):
         if settings.fingerprint is not None and config_name is None and tokenizer_name is None:
             used = self.pooling_mode, self.max_length, self.normalize_embeddings
             if used == (settings.pooling_mode, settings.max_length, settings.normalize_embeddings):
-                check_fingerprint(settings.fingerprint, self._fingerprint(), name)
+                check_fingerprint(settings.fingerprint, self._fingerprint, name)
 
     @classmethod
     def from_pretrained(cls, model_name_or_path: str | Path, **options: Any) -> "SentenceBert":

@@ -4,6 +4,7 @@ Shapes: F texts, D dimensions, d stored dimensions.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cosent.errors import CheckpointError
-from cosent.model.stored import Stored
+from cosent.model.stored import Stored, brief
 from cosent.model.tokens import Tokens
 
 # Upper case, accents, scripts, numbers and white space reveal a tokenizer.
@@ -77,17 +78,21 @@ def fingerprint_of(tokens: Tokens, embeddings: Tensor, dtype: torch.dtype) -> Fi
     return Fingerprint(blake2b(content, digest_size=8).hexdigest(), str(dtype).removeprefix("torch."), rows)
 
 
-def check_fingerprint(stored: Fingerprint, found: Fingerprint, name: str) -> None:
+def check_fingerprint(stored: Fingerprint, take: Callable[[], Fingerprint], name: str) -> None:
     """Refuse a model whose embeddings of the texts have changed since it was saved.
 
     Args:
         stored: the stored fingerprint.
-        found: the current fingerprint.
+        take: computes the current fingerprint.
         name: hub id or folder of the model.
 
     Raises:
         CheckpointError: if the embeddings differ by more than hardware and types explain, or are not finite.
     """
+    try:
+        found = take()
+    except Exception as error:  # a configuration that somebody has changed can make torch raise anything
+        raise CheckpointError(f"{name} cannot embed a text: {brief(error)}") from error
     least = min(_LEAST.get(dtype, _LEAST_IN_HALF_PRECISION) for dtype in (stored.dtype, found.dtype))
     same_sizes = [len(row) for row in stored.embeddings] == [len(row) for row in found.embeddings]
     pairs = list(zip(stored.embeddings, found.embeddings, strict=False))

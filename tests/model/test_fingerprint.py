@@ -87,3 +87,14 @@ def test_saving_in_training_leaves_mode_and_generators_alone(model, tmp_path):
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     SentenceBert(tmp_path, device="cpu")  # saved as it is without dropout
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"num_attention_heads": -1}, {"hidden_dropout_prob": float("nan")}, {"num_hidden_layers": 10**20}],
+    ids=str,
+)
+def test_a_configuration_that_cannot_embed_is_one_clear_error(folder, values):
+    change(folder / "config.json", **values)
+    with pytest.raises(CheckpointError, match="cannot (embed a text|be loaded)|must be at most 1,000"):
+        SentenceBert(folder, device="cpu")
