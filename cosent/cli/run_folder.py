@@ -30,6 +30,9 @@ _COMMAND_FILE = "command.txt"
 _LOCK_FILE = ".lock"
 _PAGE = "training"
 
+# The files by which a folder is loaded as a model, or that are its weights.
+_MODEL = ("modules.json", "cosent_config.json", "config.json", "model.safetensors")
+
 # The files of a finished run. The page is written last, so a run without it is not finished.
 _END = ("config.json", "cosent_config.json", "train_results.json", "trainer_state.json", f"{_PAGE}.html")
 
@@ -50,7 +53,7 @@ def begin_folder(folder: Path, command: str, *, resumes: bool) -> None:
                 shutil.rmtree(checkpoint)
             for split in ("train", "eval", "test"):
                 (folder / f"{split}_results.json").unlink(missing_ok=True)
-            for name in ("modules.json", "cosent_config.json", "config.json", "model.safetensors"):
+            for name in _MODEL:
                 (folder / name).unlink(missing_ok=True)  # else the earlier model would pass for this run's
         ranks = f"  # on {num_ranks()} processes" if num_ranks() > 1 else ""
         (folder / _COMMAND_FILE).write_text(f"{command}{ranks}\n", encoding="utf-8")
@@ -181,12 +184,13 @@ def _is_within(path: Path, folder: Path) -> bool:
 
 
 def _check_unused(folder: Path, args: CosentTrainingArguments) -> None:
-    """Refuse a folder that holds a finished run or checkpoints."""
+    """Refuse a folder that holds a model, of a finished run or of other origin, or checkpoints."""
     if args.overwrite_output_dir or not folder.is_dir():
         return
     checkpoints = [path.name for path in _checkpoints_in(folder)]
-    if checkpoints or _is_finished(folder):
-        held = f"checkpoints of a run ({', '.join(checkpoints)})" if checkpoints else "a finished run"
+    if checkpoints or any((folder / name).exists() for name in _MODEL):
+        model = "a finished run" if _is_finished(folder) else "a model"
+        held = f"checkpoints of a run ({', '.join(checkpoints)})" if checkpoints else model
         raise UserError(
             f"output_dir={str(folder)!r} holds {held}, which this run would overwrite: go on from it with "
             "resume_from_checkpoint='last', give another output_dir, or overwrite it with overwrite_output_dir=True"

@@ -29,8 +29,8 @@ def embedding_mode(encoder: _HasMode, *, dropout: bool = False) -> Iterator[None
     with _changed:
         _changed.wait_for(lambda: encoder not in _at_work or not dropout and not _at_work[encoder][1])
         number, _, before = _at_work.get(encoder, (0, dropout, encoder.training))
-        _at_work[encoder] = number + 1, dropout, before
         encoder.train(dropout)
+        _at_work[encoder] = number + 1, dropout, before
     try:
         yield
     finally:

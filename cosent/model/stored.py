@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +158,8 @@ def check_pointers(folder: str) -> None:
     Raises:
         CheckpointError: if a file is a Git LFS pointer.
     """
-    for path in _files(Path(folder)):
-        if path.stat().st_size < _POINTER_SIZE and path.read_bytes().startswith(_POINTER):
+    for path in (*Path(folder).glob("*"), *Path(folder).glob("*/*")):  # its modules' folders, too
+        if path.is_file() and path.stat().st_size < _POINTER_SIZE and path.read_bytes().startswith(_POINTER):
             raise CheckpointError(
                 f"{path} is a Git LFS pointer to a file, and not the file: run `git lfs pull` in that repository"
             )
@@ -189,15 +188,6 @@ def no_model(name: str) -> str:
 
 def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or Path(name).is_file()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """List the files of a model's folder and of its modules' folders."""
-    return (
-        (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
-        if folder.is_dir()
-        else iter(())
-    )
 
 
 def _shown(value: Any) -> str:

@@ -202,6 +202,6 @@ def _loading(checkpoint: str | None) -> Iterator[None]:
     except (UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the states of the optimizer and the generators in {checkpoint} cannot be loaded: {reason} Give the "
+            f"the states of the optimizer and the generators in {checkpoint} cannot be loaded: {reason}; give the "
             "flags that the run began with, or an older checkpoint"
         ) from error

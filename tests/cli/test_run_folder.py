@@ -12,6 +12,7 @@ from transformers import Trainer
 
 from cosent.cli import run_folder, training_run
 from cosent.files import locked
+from cosent.training.checkpoints import checkpoints_below
 from cosent.training.resuming import ResumableTrainer
 from tests.cli.conftest import cosent, read_json
 from tests.conftest import DATA
@@ -335,3 +336,31 @@ def test_a_second_run_keeps_out_of_a_folder_that_is_being_written(tiny_bert, tmp
     with locked(tmp_path / "out" / ".lock", ""):
         error = error_of("train", *flags(tiny_bert, tmp_path / "out"))
     assert f"another run is writing to {tmp_path / 'out'} at this moment" in error
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "modules.json"])
+def test_a_folder_with_a_model_of_other_origin_is_left_alone(tiny_bert, tmp_path, error_of, name):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    assert f"--output_dir {folder} holds a model" in error_of("train", *flags(tiny_bert, folder))
+    assert (folder / name).read_text() == "mine"
+
+
+def test_an_earlier_model_does_not_pass_for_that_of_a_new_run(tmp_path):
+    names = ("modules.json", "cosent_config.json", "config.json", "model.safetensors", "notes.txt")
+    for resumes in (True, False):
+        for name in names:
+            (tmp_path / name).write_text("an earlier run's")
+        run_folder.begin_folder(tmp_path, "cosent train", resumes=resumes)
+        assert [(tmp_path / name).exists() for name in names] == [resumes] * 4 + [True]
+
+
+def test_within_a_run_the_step_decides_which_checkpoint_is_the_latest(tmp_path):
+    for number, (run, step) in enumerate([("a", 30), ("a", 4), ("b", 9), ("a", 20)]):
+        checkpoint = tmp_path / run / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "trainer_state.json").write_text("{}")
+        os.utime(checkpoint / "trainer_state.json", (number, number))  # copied in any order
+    found = [f"{path.parent.name}-{path.name.rpartition('-')[2]}" for path in checkpoints_below(tmp_path)]
+    assert found == ["a-30", "a-20", "a-4", "b-9"]

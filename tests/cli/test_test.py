@@ -3,6 +3,7 @@ import csv
 import pytest
 
 from cosent import SentenceBert
+from cosent.model.decision import Decision
 from tests.cli.conftest import cosent, read_json
 from tests.conftest import DATA
 
@@ -115,3 +116,30 @@ def test_two_columns_are_what_the_model_was_trained_on(error_of, tiny_bert, tmp_
     assert done.status == 0, done.stderr
     assert "on 2 triplets" in done.stdout
     assert "mrr" in done.stdout
+
+
+def test_pairs_without_labels_are_not_scored_as_retrieval(tiny_bert, tmp_path, error_of):
+    model = SentenceBert(tiny_bert, device="cpu")
+    model.settings.decision = Decision(0.5, "accuracy", 0.9, "dev.tsv", 100)
+    model.settings.loss = {"name": "InfoNCELoss"}  # from which two columns would be guessed to be triplets
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "a.tsv").write_text("".join(f"text number {i}\tanother one {i}\n" for i in range(9)))
+    asked = ("--model_name_or_path", tmp_path / "model", "--test_data_path", tmp_path / "a.tsv", "--device=cpu")
+    message = error_of("test", *asked)
+    assert "holds no labels, and this model decides about pairs" in message
+    done = cosent("test", *asked, "--data_format=triplets", "--output_dir", tmp_path / "out")
+    assert done.status == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["test", "predict", "check"])
+def test_every_command_bounds_the_bytes_of_a_text(tiny_bert, tmp_path, error_of, command):
+    (tmp_path / "a.tsv").write_text("one text\tanother text\t1\n" * 3 + "x" * 200 + "\tsecond\t0\n")
+    arguments = {
+        "test": ["--model_name_or_path", tiny_bert, "--test_data_path", tmp_path / "a.tsv", "--device=cpu"],
+        "predict": [
+            *("--model_name_or_path", tiny_bert, "--input_path", tmp_path / "a.tsv"),
+            *("--output_path", tmp_path / "b.tsv", "--threshold=0.5", "--device=cpu"),
+        ],
+        "check": [tmp_path / "a.tsv"],
+    }[command]
+    assert "line 4: is longer than --max_text_bytes 100" in error_of(command, *arguments, "--max_text_bytes=100")

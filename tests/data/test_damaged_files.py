@@ -70,7 +70,7 @@ WHOLE: dict[str, bytes] = {
     "a.parquet": table(ROWS, row_group_size=16),
     "plain.parquet": table(ROWS, compression="none", use_dictionary=False),
 }
-WHOLE |= {f"{name}.gz": gzip.compress(content, 1) for name, content in WHOLE.items()}
+WHOLE |= {f"{name}.gz": gzip.compress(content, 1, mtime=0) for name, content in WHOLE.items()}
 
 PIECES = (
     *(b"\0", b'"', b"'", b"\t", b",", b";", b"\r", b"\n", b"\r\n", b"\xef\xbb\xbf", b"\xff", b"\xc3", b"\\", b"{"),
@@ -132,7 +132,7 @@ def damaged(name: str, generator: random.Random) -> bytes:
     for _ in range(generator.choice((1, 1, 2, 4))):
         if data:
             generator.choice(CHANGES)(data, generator)
-    return gzip.compress(bytes(data), 1) if inside else bytes(data)
+    return gzip.compress(bytes(data), 1, mtime=0) if inside else bytes(data)
 
 
 def options(generator: random.Random) -> tuple[Columns, dict]:

@@ -47,6 +47,25 @@ def test_dropout_waits_for_those_that_embed_without():
     assert not model.training
 
 
+def test_those_that_embed_without_dropout_wait_for_one_with_it():
+    model = nn.Linear(1, 1).train()
+    modes = []
+
+    def without_dropout():
+        with embedding_mode(model):
+            modes.append(model.training)
+
+    with embedding_mode(model, dropout=True):
+        thread = Thread(target=without_dropout)
+        thread.start()
+        thread.join(0.05)
+        assert model.training
+        assert not modes
+    thread.join()
+    assert modes == [False]
+    assert model.training
+
+
 def test_threads_encode_with_a_model_that_was_left_in_training(model):
     texts = [f"text number {i} " * (1 + i % 7) for i in range(24)]
     expected = model.eval().encode(texts)

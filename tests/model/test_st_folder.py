@@ -1,13 +1,16 @@
 """What a folder of sentence-transformers asks for is done as they do it, or refused."""
 
 import json
+import shutil
 
+import huggingface_hub
 import pytest
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from cosent import CheckpointError, SentenceBert
+from cosent.model.stored import locate
 
 TEXTS = ["How do I reset my Password?", "我要退款", "My parcel is late. " * 9 + "我要退款 " * 9]
 SAME = {"rtol": 1e-5, "atol": 1e-5}  # float32, batched differently
@@ -171,3 +174,23 @@ def test_an_adapter_is_refused(model, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     with pytest.raises(CheckpointError, match="adapter_config.json, but cosent loads only complete models"):
         SentenceBert(tmp_path)
+
+
+def test_what_an_offline_cache_lacks_is_said(tiny_bert, tmp_path, monkeypatch, caplog):
+    commit = "0" * 40
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / commit
+    shutil.copytree(tiny_bert, snapshot)
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    found = [locate("owner/name", name, None) for name in ("config.json", "modules.json")]
+    assert found == [str(snapshot / "config.json"), None]
+    assert "modules.json is not in the cache" in caplog.text
+    assert "config.json is not" not in caplog.text
+    caplog.clear()
+    no_exist = tmp_path / "models--owner--name" / ".no_exist" / commit
+    no_exist.mkdir(parents=True)
+    (no_exist / "modules.json").touch()  # as the hub's library notes it when the hub says so
+    assert locate("owner/name", "modules.json", None) is None
+    assert not caplog.text

@@ -301,3 +301,10 @@ def test_an_end_token_that_is_there_is_not_added_twice(bpe_folder):
     before = tokenize(tokenizer, ["a parcel"], 32).input_ids.tolist()
     end_with_eos(tokenizer, str(bpe_folder), "", None)
     assert tokenize(tokenizer, ["a parcel"], 32).input_ids.tolist() == before
+
+
+def test_a_class_without_source_shares_no_cache(make_tokenizer):
+    scope = {"__name__": "a_notebook", "Parent": PreTrainedTokenizerFast}
+    exec("class Own(Parent):\n    def _encode_plus(self, *a, **k): return super()._encode_plus(*a, **k)", scope)
+    own = scope["Own"](tokenizer_object=make_tokenizer("bpe").backend_tokenizer, eos_token="</s>")
+    assert tokenizer_digest(own) != tokenizer_digest(own)

@@ -25,6 +25,7 @@ from cosent.batch import NO_TEXT
 from cosent.data.datasets import TokenRows
 from cosent.evaluation.evaluators import metric_names
 from cosent.model import encoder, loading
+from cosent.model.backbone import train_in_float32
 from cosent.model.decision import Decision
 from tests.conftest import DATA
 
@@ -730,3 +731,17 @@ def test_weights_of_half_precision_are_trained_in_float32(make_trainer, tiny_ber
             assert (weight != before[name]).float().mean() > share, name
     expected = make_trainer(eval_dataset=False, max_steps=3, folder="full").train().training_loss
     assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(expected, rel=0.05)
+
+
+def test_float32_weights_beside_frozen_half_ones_come_back_as_they_were(tiny_bert, tmp_path):
+    model = SentenceBert(tiny_bert, device="cpu", dtype=torch.bfloat16, packing="off")
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("layer.1.output" in name)
+    assert train_in_float32(model)
+    trained = model.backbone.encoder.layer[1].output.dense.weight
+    torch.nn.init.normal_(trained)
+    expected = trained.detach().clone()
+    model.backbone.save_pretrained(tmp_path)
+    trained.data.zero_()
+    model.load_weights(tmp_path)
+    assert torch.equal(trained, expected)
