@@ -1,6 +1,7 @@
 """Flags that several commands share, each declared once; flags of a single command are in its module."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cosent.cli.sources import constant, table_names
@@ -177,11 +178,21 @@ class DecisionArguments:
 class DataArguments(EvaluationArguments):
     """Which data to train, evaluate and test on."""
 
-    train_data_path: str = field(
-        metadata={"help": "Training data. docs/training.md says which data each loss learns from."}
+    train_data_path: list[str] = field(
+        metadata={
+            "help": "Training data: files, a glob, a folder, or hub:owner/name[:config[:split]]. docs/training.md says "
+            "which data each loss learns from."
+        }
     )
-    eval_data_path: str | None = field(
-        default=None, metadata={"help": "Data that selects the best checkpoint and, for pairs, the threshold."}
+    train_split: str | None = field(
+        default=None, metadata={"help": "Split of training data that has several. Default: train."}
+    )
+    eval_data_path: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Data that selects the best checkpoint and, for pairs, the threshold. Several sets have names: "
+            "dev=dev.tsv other=other.tsv. The first one selects, unless --metric_for_best_model names another."
+        },
     )
     eval_data_format: DataFormatChoice = field(
         default="auto", metadata={"help": "Format of the eval and test data, as in --data_format."}
@@ -197,8 +208,14 @@ class DataArguments(EvaluationArguments):
         default=0.1,
         metadata={"help": "Share of the training data to hold out, by text, without --eval_data_path. 0: none."},
     )
-    test_data_path: str | None = field(
-        default=None, metadata={"help": "Data scored before and after training; it selects nothing."}
+    eval_split: str | None = field(
+        default=None, metadata={"help": "Split of eval data that has several. Default: validation."}
+    )
+    test_data_path: list[str] = field(
+        default_factory=list, metadata={"help": "Data scored before and after training; it selects nothing."}
+    )
+    test_split: str | None = field(
+        default=None, metadata={"help": "Split of test data that has several. Default: test."}
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on a random sample of this many examples, drawn with --seed."}
@@ -214,10 +231,26 @@ class DataArguments(EvaluationArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("train_data_path", "eval_data_path", "test_data_path"):
+            setattr(self, name, [path for path in getattr(self, name) if path])
+        if not self.train_data_path:
+            raise UserError("--train_data_path is empty")
         if not 0 <= self.eval_fraction < 1:
             raise UserError(f"--eval_fraction must be at least 0 and below 1, got {self.eval_fraction}")
+        _ = self.eval_data  # refuses mixed names
         if self.max_train_samples is not None and self.max_train_samples < 1:
             raise UserError(f"--max_train_samples must be at least 1, got {self.max_train_samples}")
+
+    @property
+    def eval_data(self) -> dict[str, list[str]]:
+        """The paths of the eval data by name, "" for data without one."""
+        named: dict[str, list[str]] = {}
+        for path in self.eval_data_path:
+            name, path = named_path(path)
+            named.setdefault(name, []).append(path)
+        if len(named) > 1 and "" in named:
+            raise UserError(f"--eval_data_path {named[''][0]} has no name, unlike others: give all of them a name")
+        return named
 
     def eval_reading_options(self, train_format: DataFormat) -> dict[str, Any]:
         """The options of `read_records` for eval and test data.
@@ -232,6 +265,12 @@ class DataArguments(EvaluationArguments):
             options["text_columns"] = names(self.eval_text_columns)
             options["label_column"] = self.eval_label_column
         return options
+
+
+def named_path(path: str) -> tuple[str, str]:
+    """Split name=path into the name, "" if there is none, and the path."""
+    name, separator, rest = path.partition("=")
+    return (name, rest) if separator and name.isidentifier() and not Path(path).exists() else ("", path)
 
 
 def names(columns: str | None) -> tuple[str, ...] | None:

@@ -13,7 +13,7 @@ import yaml
 
 from cosent.cli.sources import executed
 from cosent.cli.wording import speak_of
-from cosent.data.rows import open_rows
+from cosent.data.sources import check_sources
 from cosent.errors import UserError
 
 if TYPE_CHECKING:
@@ -248,4 +248,4 @@ def require_files(*paths: str | None) -> None:
     """Refuse missing data files and unknown file types before anything slow begins."""
     for path in paths:
         if path:
-            open_rows(Path(path))
+            check_sources(path)

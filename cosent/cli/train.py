@@ -83,5 +83,6 @@ def _checked(arguments: Sequence[str]) -> list[str]:
     _, data, _, _, ours, theirs = parser.fill_from(arguments)
     given: LimitedArguments = argparse.Namespace(**vars(theirs), **vars(ours))
     check_limits(given)
-    require_files(data.train_data_path, data.eval_data_path, data.test_data_path)
+    eval_paths = [path for paths in data.eval_data.values() for path in paths]
+    require_files(*data.train_data_path, *eval_paths, *data.test_data_path)
     return list(arguments)

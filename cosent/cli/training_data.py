@@ -1,57 +1,91 @@
 """The training, eval and test data of a training run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from cosent import SentenceBert, TextDataset
 from cosent.cli.arguments import DataArguments
 from cosent.cli.wording import renamed
-from cosent.data.datasets import Records, read_records
+from cosent.data.datasets import Records
 from cosent.data.formats import FORMATS
 from cosent.data.splits import split_by_component
 from cosent.errors import UserError
 from cosent.losses import Loss
+from cosent.training.data import read_held_out, read_training, suit
+
+_READING = ("data_format", "text_columns", "label_column")
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The training data, the eval data that selects the model, and the test data for the report."""
+    """The training data, the eval data that selects the model, and the test data for the report.
+
+    Attributes:
+        train: the training data.
+        evals: the eval data by name; a single one may have the name "".
+        test: the test data, if any.
+    """
 
     train: TextDataset
-    eval: TextDataset | None
-    test: TextDataset | None
+    evals: dict[str, TextDataset] = field(default_factory=dict)
+    test: TextDataset | None = None
+
+    @property
+    def eval(self) -> TextDataset | None:
+        """The first eval data, if any."""
+        return next(iter(self.evals.values()), None)
+
+    @property
+    def held_out(self) -> dict[str, TextDataset]:
+        """The eval and test data by name."""
+        evals = {eval_name(name): data for name, data in self.evals.items()}
+        return evals | ({} if self.test is None else {"test": self.test})
+
+    @property
+    def by_name(self) -> dict[str, TextDataset]:
+        """All data by name."""
+        return {"train": self.train, **self.held_out}
+
+
+def eval_name(name: str) -> str:
+    """Name eval data in tables and files: "eval", or "eval_dev" if it has the name "dev"."""
+    return f"eval_{name}" if name else "eval"
 
 
 def load_splits(data_args: DataArguments, loss: Loss, model: SentenceBert, seed: int) -> Splits:
-    """Read the files; without eval data, hold out training data that shares no text with the rest."""
+    """Read the data; without eval data, hold out training data that shares no text with the rest."""
     reading = data_args.reading_options
-    if reading["data_format"] == "auto" and len(loss.data_formats) == 1:
-        (reading["data_format"],) = loss.data_formats
-    train = read_records(data_args.train_data_path, likely_format="triplets", **reading)
-    likely = train.data_format if train.data_format != "sentences" else None
+    with renamed({"split": "train_split"}):
+        train = read_training(one_or_all(data_args.train_data_path), loss, split=data_args.train_split, **reading)
     reading = data_args.eval_reading_options(train.data_format)
-    with renamed({name: f"eval_{name}" for name in ("data_format", "text_columns", "label_column")}):
-        held_out, test = (
-            read_records(path, likely_format=likely, **reading) if path else None
-            for path in (data_args.eval_data_path, data_args.test_data_path)
-        )
-    if held_out is None and data_args.eval_fraction:
-        train, held_out = hold_out(train, data_args.eval_fraction, seed)
+    with renamed({name: f"eval_{name}" for name in (*_READING, "split")}):
+        evals = {
+            name: read_held_out(
+                one_or_all(paths), train.data_format, usual_split="validation", split=data_args.eval_split, **reading
+            )
+            for name, paths in data_args.eval_data.items()
+        }
+    test = None
+    if data_args.test_data_path:
+        with renamed({name: f"eval_{name}" for name in _READING} | {"split": "test_split"}):
+            paths = one_or_all(data_args.test_data_path)
+            test = read_held_out(paths, train.data_format, usual_split="test", split=data_args.test_split, **reading)
+    if not evals and data_args.eval_fraction:
+        train, evals[""] = hold_out(train, data_args.eval_fraction, seed)
     if data_args.max_train_samples is not None:
         train = train.sample(data_args.max_train_samples, seed)
-    matching = train.data_format == "pairs" and "pairs" not in loss.data_formats and "triplets" in loss.data_formats
-    if data_args.use_negatives and not matching:
-        raise UserError("--use_negatives is for a loss of triplets on pairs: it takes those that do not match")
-    if matching:
-        train = train.to_triplets(
-            use_negatives=data_args.use_negatives, positive_label_min=data_args.positive_label_min
-        )
+    train = suit(train, loss, use_negatives=data_args.use_negatives, positive_label_min=data_args.positive_label_min)
     return Splits(
         train.tokenize(model),
-        held_out.tokenize(model) if held_out is not None else None,
+        {name: records.tokenize(model) for name, records in evals.items()},
         test.tokenize(model) if test is not None else None,
     )
+
+
+def one_or_all(paths: list[str]) -> str | list[str]:
+    """Return the only path, or all of them."""
+    return paths[0] if len(paths) == 1 else paths
 
 
 def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
@@ -67,4 +101,6 @@ def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Rec
             "give --eval_data_path, another --eval_fraction, or --eval_fraction 0 --eval_strategy no"
         )
     print(f"Holding out {len(out):,} of {len(records):,} {name}, which share no text with the others")
-    return records.select(kept), records.select(out)
+    held_out = records.select(out)
+    report = replace(records.report, path=f"{fraction:g} of {records.report.path}")
+    return records.select(kept), replace(held_out, report=report)

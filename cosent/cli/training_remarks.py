@@ -32,15 +32,14 @@ def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments)
     for row in rows.select(range(min(3, len(rows)))):
         label = f"  ->  {row['label']:g}" if isinstance(row.get("label"), float) else f"  ->  {row.get('label')}"
         print("  " + "  |  ".join(map(repr, row["texts"])) + (label if "label" in row else ""))
-    for name, data in vars(splits).items():
-        if data is not None:
-            report = data.records.report
-            skipped = f", {report.num_bad:,} bad rows left out" if report.num_bad else ""
-            print(
-                f"{name}: {len(data):,} {FORMATS[data.data_format].noun} of {report.path}{skipped}; "
-                f"{data.truncated_share:.2%} of texts cut at {model.max_length} tokens{contents(data)}"
-            )
-    gaps = (language_gap(data, model) for data in vars(splits).values() if data is not None)
+    for name, data in splits.by_name.items():
+        report = data.records.report
+        skipped = f", {report.num_bad:,} bad rows left out" if report.num_bad else ""
+        print(
+            f"{name}: {len(data):,} {FORMATS[data.data_format].noun} of {report.path}{skipped}; "
+            f"{data.truncated_share:.2%} of texts cut at {model.max_length} tokens{contents(data)}"
+        )
+    gaps = (language_gap(data, model) for data in splits.by_name.values())
     print(next((f"\n{gap}\n" for gap in gaps if gap), ""), end="")
     precision = "no autocast" if args.mixed_precision == "no" else f"{args.mixed_precision} autocast"
     print(
@@ -55,7 +54,7 @@ def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments)
 
 def lint(splits: Splits, positive_label_min: float | None) -> None:
     """Print problems of the data in brief; `cosent check` says where they are."""
-    datasets = [data for data in (splits.train, splits.eval, splits.test) if data is not None]
+    datasets = list(splits.by_name.values())
     if sum(map(len, datasets)) > MOST_CHECKED:
         print(f"check: more than {MOST_CHECKED:,} examples are not checked here: `cosent check` does")
         return

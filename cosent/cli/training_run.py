@@ -1,5 +1,6 @@
 """The run of `cosent train`: score, train, keep the best model, choose its threshold, score again."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -7,21 +8,20 @@ from pathlib import Path
 import transformers
 
 from cosent import CosentTrainer, CosentTrainingArguments, SentenceBert
-from cosent.cli.arguments import DataArguments, DecisionArguments
+from cosent.cli.arguments import DataArguments
 from cosent.cli.run_folder import begin_folder, check_same_loss, end_folder, held_folder, run_folder
 from cosent.cli.train import TrainArguments
-from cosent.cli.training_data import Splits, load_splits
+from cosent.cli.training_data import Splits, eval_name, load_splits
 from cosent.cli.training_remarks import batches, compare, conclude, describe, lint, report_unordered
 from cosent.data.formats import FORMATS
 from cosent.distributed import first_rank_first, on_first_rank
 from cosent.errors import UserError
-from cosent.evaluation.decide import decide
+from cosent.evaluation.decide import DecisionOptions, decide
 from cosent.evaluation.degeneracy import warnings_of
 from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate
 from cosent.evaluation.report import training_report
 from cosent.files import write_json
 from cosent.losses import Loss
-from cosent.model.decision import Decision
 
 
 def train(given: TrainArguments, command: str) -> None:
@@ -48,24 +48,31 @@ def _train(given: TrainArguments, loss: Loss, command: str) -> None:
     if is_first:
         lint(splits, given.data.positive_label_min)
     evaluation = evaluation_options(given.data, splits, args)
+    decision = DecisionOptions(**vars(given.decision))
     trainer = CosentTrainer(
-        model, args, loss, train_dataset=splits.train, eval_dataset=splits.eval, evaluation=evaluation
+        model,
+        args,
+        loss,
+        train_dataset=splits.train,
+        eval_dataset=splits.evals,
+        evaluation=evaluation,
+        decision=decision,
     )
     print(batches(trainer.args, FORMATS[splits.train.data_format].noun))
     if is_first:
         begin_folder(Path(args.output_dir), command, resumes=bool(args.resume_from_checkpoint))
-    before, _ = score(model, splits, evaluation, given.data, given.decision)
+    before = score(model, splits, replace(evaluation, num_resamples=0), decision, trainer.selecting)
     fit(trainer)
-    # from here on, the saved checkpoint is evaluated as any user would load it
+    # the saved checkpoint is evaluated as any user would load it; its fingerprint says that it is the trained model
     best = SentenceBert(args.output_dir, device=args.device, trust_remote_code=given.model.trust_remote_code)
-    evaluation = replace(evaluation, num_resamples=given.data.num_resamples)
-    after, best.settings.decision = score(best, splits, evaluation, given.data, given.decision)
-    store(trainer, best, after)
+    known = {} if trainer.final_evaluation is None else {eval_name(trainer.selecting): trainer.final_evaluation}
+    after = score(best, splits, evaluation, decision, trainer.selecting, known)
+    store(trainer, after)
     compare(before, after, trainer.args)
     for split, result in after.items():
         for warning in warnings_of(result):
             print(f"\n{split}: {warning}")
-    conclude(args.output_dir, best.settings.decision, after.get("eval"))
+    conclude(args.output_dir, best.settings.decision, after.get(eval_name(trainer.selecting)))
 
 
 def begin(given: TrainArguments, command: str) -> Loss:
@@ -105,8 +112,8 @@ def fit(trainer: CosentTrainer) -> None:
         print(f"Kept the best of {trainer.state.global_step} steps: step {trainer.state.best_global_step}")
 
 
-def store(trainer: CosentTrainer, best: SentenceBert, after: dict[str, Evaluation]) -> None:
-    """Write the metrics and the decision beside the model."""
+def store(trainer: CosentTrainer, after: dict[str, Evaluation]) -> None:
+    """Write the metrics beside the model, and end the run."""
     trainer.accelerator.wait_for_everyone()  # until all ranks have read the files that are now overwritten
     if trainer.args.process_index > 0:
         return
@@ -115,7 +122,6 @@ def store(trainer: CosentTrainer, best: SentenceBert, after: dict[str, Evaluatio
         metrics = {**result.metrics, **({"intervals": result.intervals} if result.intervals else {})}
         named = {f"{split}_{name}": value for name, value in metrics.items()}
         write_json(folder / f"{split}_results.json", named)
-    best.save_settings(folder)
     end_folder(folder, training_report(trainer.state.log_history, model_name=str(folder)))
 
 
@@ -127,6 +133,7 @@ def evaluation_options(data_args: DataArguments, splits: Splits, args: CosentTra
         positive_label_min=data_args.positive_label_min,
         index=splits.train if indexed else None,
         num_neighbors=data_args.num_neighbors,
+        num_resamples=data_args.num_resamples,
     )
 
 
@@ -134,24 +141,32 @@ def score(
     model: SentenceBert,
     splits: Splits,
     options: EvaluationOptions,
-    data_args: DataArguments,
-    decision_args: DecisionArguments,
-) -> tuple[dict[str, Evaluation], Decision | None]:
-    """Evaluate on the held-out splits; the threshold chosen on the eval pairs decides the test pairs."""
-    results: dict[str, Evaluation] = {}
-    decision = None
-    if splits.eval is not None:
-        results["eval"] = evaluate(model, splits.eval, options)
-        pairs = results["eval"].pairs
-        if pairs is not None:
-            decision = decide(
-                pairs,
-                data_args.eval_data_path or f"{data_args.eval_fraction:g} of {data_args.train_data_path}",
-                **vars(decision_args),
-                positive_label_min=data_args.positive_label_min,
-            )
-        if decision is not None:
-            options = replace(options, threshold=decision.threshold, calibration=decision.calibration)
-    if splits.test is not None:
-        results["test"] = evaluate(model, splits.test, options)
-    return results, decision
+    decision_options: DecisionOptions,
+    selecting: str,
+    known: Mapping[str, Evaluation] | None = None,
+) -> dict[str, Evaluation]:
+    """Evaluate on the held-out data; the threshold that the model stores, or that the eval pairs choose, decides.
+
+    Args:
+        model: the model.
+        splits: the data.
+        options: how to evaluate.
+        decision_options: how to choose a threshold if the model stores none.
+        selecting: name of the eval data that chooses it.
+        known: results that are known already, by name.
+    """
+    results = dict(known or {})
+    name = eval_name(selecting)
+    decision = model.settings.decision
+    if selecting in splits.evals:
+        results[name] = results.get(name) or evaluate(model, splits.evals[selecting], options)
+        pairs = results[name].pairs
+        if pairs is not None and decision is None:
+            least = options.positive_label_min
+            decision = decide(pairs, "", **vars(decision_options), positive_label_min=least)
+    if decision is not None:
+        options = replace(options, threshold=decision.threshold, calibration=decision.calibration)
+    return {
+        split: results[split] if split in results else evaluate(model, data, options)
+        for split, data in splits.held_out.items()
+    }

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from cosent.batch import NO_TEXT, TokenBatch
-from cosent.data.datasets import ExampleTokens
+from cosent.data.token_rows import ExampleTokens
 
 
 class TokenBatchCollator:

@@ -1,10 +1,10 @@
-"""Memory-mapped, tokenised datasets from files of examples.
+"""Memory-mapped, tokenised datasets of examples.
 
 Shapes: n examples, K texts in each, N texts, T tokens.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,7 +25,9 @@ from cosent.data.formats import FORMATS, DataFormat, Example
 from cosent.data.layouts import Columns
 from cosent.data.lines import MAX_TEXT_BYTES
 from cosent.data.positives import PositiveGroups, is_match, matching_pairs
-from cosent.data.readers import ExampleReader, OnBadRows, ReadReport
+from cosent.data.readers import ExampleReader, OnBadRows, ReadReport, joint_report
+from cosent.data.shown import shown
+from cosent.data.sources import Data, name_of, sources_of
 from cosent.data.token_cache import cached_file, discard, discard_damaged, is_sealed, seal
 from cosent.errors import DataError, UserError
 from cosent.model.encoder import SentenceBert
@@ -41,12 +43,12 @@ _CHARACTERS_A_BLOCK = 2**25
 
 @dataclass(frozen=True)
 class Records:
-    """Examples as read from a file.
+    """Examples as read from a source.
 
     Attributes:
         data_format: the format of the examples.
         rows: the columns "texts", K texts each, and, if the format has labels, "label", a score or a class name.
-        report: the report of reading the file.
+        report: the report of reading the source.
         digest: digest of the content.
     """
 
@@ -74,7 +76,7 @@ class Records:
         return replace(self, rows=self.rows.select(indices), digest=digest)
 
     def sample(self, number: int, seed: int) -> "Records":
-        """Draw a random sample without replacement, in the file's order; all examples if there are no more."""
+        """Draw a random sample without replacement, in the source's order; all examples if there are no more."""
         if number >= len(self):
             return self
         return self.select(np.sort(np.random.default_rng(seed).choice(len(self), number, replace=False)))
@@ -158,6 +160,13 @@ class TextDataset:
     records: Records
     tokens: Dataset
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.records, Records):
+            raise TypeError(
+                f"a TextDataset is made by load_data(source, model); got {shown(self.records)} of type "
+                f"{type(self.records).__name__}"
+            )
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -210,95 +219,8 @@ class TextDataset:
         return self.tokens.with_format("arrow")[name][:]
 
 
-@dataclass(frozen=True)
-class ExampleTokens:
-    """Tokenised examples, concatenated.
-
-    Attributes:
-        input_ids: (T,) int32, the tokens of all texts.
-        lengths: (N,) int32, number of tokens in each text.
-        text_ids: (N,) int64, equal for texts with equal tokens.
-        num_texts: (n,) int64, K of each example.
-        labels: (n,) float64 scores or int64 class ids. None: the examples have none.
-    """
-
-    input_ids: NDArray[np.int32]
-    lengths: NDArray[np.int32]
-    text_ids: NDArray[np.int64]
-    num_texts: NDArray[np.int64]
-    labels: NDArray[Any] | None = None
-
-
-class TokenRows:
-    """The rows of a token dataset, read batch by batch.
-
-    `datasets` builds Python objects for each row, which is too slow for a fast GPU. Here the columns are arrays over
-    the memory-mapped file, and a batch is copied out of them. In memory, each row takes 8 bytes each for the start of
-    its tokens and of its texts, and 8 more for its index if the dataset is a selection.
-
-    Args:
-        tokens: the tokens of a `TextDataset`.
-    """
-
-    def __init__(self, tokens: Dataset):
-        self.tokens = tokens
-        columns = {name: tokens.data.column(name) for name in tokens.column_names}
-        self._input_ids = _MappedNumbers(compute.list_flatten(columns["input_ids"]))
-        self._lengths = _MappedNumbers(compute.list_flatten(columns["lengths"]))
-        self._text_ids = _MappedNumbers(compute.list_flatten(columns["text_ids"]))
-        self._labels = _MappedNumbers(columns["labels"]) if "labels" in columns else None
-        self._token_bounds = _bounds(compute.list_value_length(columns["input_ids"]).to_numpy())
-        self._text_bounds = _bounds(compute.list_value_length(columns["lengths"]).to_numpy())
-        # private, but `datasets` has no public access to a selection's indices other than copies
-        selection = tokens._indices
-        self._selected = None if selection is None else selection.column(0).to_numpy().astype(np.int64)
-
-    def __reduce__(self) -> tuple[type["TokenRows"], tuple[Dataset]]:
-        return type(self), (self.tokens,)  # a worker process maps the file itself; arrays would be copied to it
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return one example as a dict; transformers reads its length when it groups rows by length."""
-        row = self.__getitems__([range(len(self))[index]])  # an IndexError ends an iteration
-        example: dict[str, Any] = {"input_ids": row.input_ids, "lengths": row.lengths, "text_ids": row.text_ids}
-        return example if row.labels is None else {**example, "labels": row.labels[0]}
-
-    def __getitems__(self, indices: Sequence[int]) -> ExampleTokens:
-        """Return several examples, in the order of their indices; a data loader fetches a batch with this call."""
-        rows = np.asarray(indices, dtype=np.int64)
-        if self._selected is not None:
-            rows = self._selected[rows]
-        tokens = self._token_bounds[rows], self._token_bounds[rows + 1]
-        texts = self._text_bounds[rows], self._text_bounds[rows + 1]
-        return ExampleTokens(
-            input_ids=self._input_ids.between(*tokens),
-            lengths=self._lengths.between(*texts),
-            text_ids=self._text_ids.between(*texts),
-            num_texts=texts[1] - texts[0],
-            labels=None if self._labels is None else self._labels.between(rows, rows + 1),
-        )
-
-
-class _MappedNumbers:
-    """A chunked column of numbers, read from Arrow's memory without a copy."""
-
-    def __init__(self, column: pa.ChunkedArray):
-        self._chunks = [chunk.to_numpy() for chunk in column.chunks]
-        self._bounds = _bounds([len(chunk) for chunk in self._chunks])
-        self._none = np.empty(0, column.type.to_pandas_dtype())  # np.concatenate needs at least one array
-
-    def between(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
-        """Copy and concatenate several ranges, each of which lies within one chunk."""
-        chunks = np.searchsorted(self._bounds, starts, side="right") - 1
-        first = self._bounds[chunks]
-        ranges = zip(chunks.tolist(), (starts - first).tolist(), (stops - first).tolist(), strict=True)
-        return np.concatenate([self._none, *[self._chunks[chunk][start:stop] for chunk, start, stop in ranges]])
-
-
 def read_records(
-    path: str | Path,
+    source: Data,
     *,
     data_format: DataFormat = "auto",
     text_columns: tuple[str, ...] | None = None,
@@ -306,40 +228,52 @@ def read_records(
     on_bad_rows: OnBadRows = "error",
     likely_format: DataFormat | None = None,
     max_text_bytes: int = MAX_TEXT_BYTES,
+    split: str | None = None,
+    revision: str | None = None,
+    usual_split: str = "train",
 ) -> Records:
-    """Read and check a file.
+    """Read and check examples, wherever they are.
 
     The rows go to an Arrow file in the `datasets` cache, so that memory does not grow with the data.
 
     Args:
-        path: a TSV, CSV, JSON lines or Parquet file, optionally gzipped.
+        source: a path: a TSV, CSV, JSON lines or Parquet file, optionally gzipped; a glob; a folder of such files or
+            of `Dataset.save_to_disk`. Or a dataset of the Hub: "hub:owner/name", with "@revision", ":config" and
+            ":split" if needed. Or a list of paths, a pandas DataFrame, a `datasets` Dataset or DatasetDict, or any
+            iterable of tuples or of dicts, one for each example.
         data_format: the format: "pairs" (text, text, score), "sentences", "triplets" (anchor, positive, negatives) or
             "classes" (text, class); "auto" detects it from column names and fields.
-        text_columns: the text columns, by name or, in a file without a header, by position from 0.
+        text_columns: the text columns, by name or, without a header, by position from 0.
         label_column: the label column, by name or position.
-        on_bad_rows: "error" raises at the end of the file if any row is bad, "skip" leaves bad rows out.
+        on_bad_rows: "error" raises at the end of the source if any row is bad, "skip" leaves bad rows out.
         likely_format: the format of rows with two unnamed fields, which "auto" cannot detect.
         max_text_bytes: maximum number of bytes in a line, in a row of a .csv file, and in a text of a table.
+        split: the split of a dataset of the Hub, a DatasetDict, or a folder. None: the only one, or `usual_split`.
+        revision: revision of a dataset of the Hub.
+        usual_split: the split to take if none is named, "train", "validation" or "test".
 
     Returns:
         The examples.
 
     Raises:
-        DataError: if the file or its rows cannot be used, as in `ExampleReader`.
+        DataError: if the source or its rows cannot be used, as in `ExampleReader`.
+        TypeError: if the source is of a type that is not taken; the message lists those that are.
         ValueError: if the format is unknown.
     """
     columns = Columns(data_format, text_columns, label_column, likely_format)
-    reader = ExampleReader(path, columns, on_bad_rows=on_bad_rows, max_text_bytes=max_text_bytes)
-    rows, digest = _to_arrow(reader)
-    assert reader.data_format is not None  # otherwise there was no row, which is an error
-    return Records(reader.data_format, rows, reader.report, digest)
+    sources = sources_of(source, split=split, revision=revision, usual=usual_split)
+    readers = [ExampleReader(part, columns, on_bad_rows=on_bad_rows, max_text_bytes=max_text_bytes) for part in sources]
+    rows, digest = _to_arrow(_of_one_format(readers))
+    found = readers[0].data_format
+    assert found is not None  # otherwise there was no row, which is an error
+    return Records(found, rows, joint_report([reader.report for reader in readers], name_of(sources)), digest)
 
 
-def load_data(path: str | Path, model: SentenceBert, **options: Any) -> TextDataset:
-    """Read, check and tokenise a file.
+def load_data(source: Data, model: SentenceBert, **options: Any) -> TextDataset:
+    """Read, check and tokenise examples, wherever they are.
 
     Args:
-        path: the file.
+        source: the examples, as in `read_records`: a path, a dataset, a DataFrame, a list, ...
         model: the model whose tokenizer and maximum length are used.
         options: further arguments of `read_records`.
 
@@ -347,9 +281,25 @@ def load_data(path: str | Path, model: SentenceBert, **options: Any) -> TextData
         The examples and their tokens.
 
     Raises:
-        DataError: if the file or its rows cannot be used, or all labels are the same.
+        DataError: if the source or its rows cannot be used, or all labels are the same.
+        TypeError: if the source is of a type that is not taken.
     """
-    return read_records(path, **options).tokenize(model)
+    return read_records(source, **options).tokenize(model)
+
+
+def _of_one_format(readers: list[ExampleReader]) -> Iterator[Example]:
+    """Yield the examples of several sources, which must have the same format."""
+    first = readers[0]
+    for reader in readers:
+        if reader is not first and reader.columns.likely is None:
+            reader.columns = replace(reader.columns, likely=first.data_format)
+        for example in reader:
+            if reader.data_format != first.data_format:
+                raise DataError(
+                    f"{reader.source.name} holds {reader.data_format}, and {first.source.name} {first.data_format}: "
+                    "examples are read together only if they have one format"
+                )
+            yield example
 
 
 def _to_arrow(examples: Iterable[Example]) -> tuple[Dataset, str]:
@@ -457,11 +407,6 @@ def _cached_map(
         if not is_sealed(path):
             seal(path)
     return mapped
-
-
-def _bounds(counts: NDArray[np.int32] | list[int]) -> NDArray[np.int64]:
-    """Compute the start of each run from the counts, followed by the end of the last run."""
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def _lists(offsets: NDArray[np.int64], values: NDArray[Any]) -> pa.ListArray:

@@ -84,7 +84,7 @@ class Split:
             places.append(reader.place)
             examples.append(example)
         assert reader.data_format is not None  # otherwise there was no row, which is an error
-        return cls(str(reader.path), reader.data_format, reader.unit, places, examples)
+        return cls(reader.source.name, reader.data_format, reader.unit, places, examples)
 
     @classmethod
     def of(cls, records: "Records") -> "Split":

@@ -1,6 +1,6 @@
-"""Reads the examples of a file and reports bad rows.
+"""Reads the examples of a source and reports bad rows.
 
-`rows` opens the file and `layouts` detects the meaning of a row; this module counts and names bad rows of any format.
+`sources` opens it and `layouts` detects the meaning of a row; this module counts and names bad rows of any format.
 """
 
 import logging
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from cosent.data.clues import SEPARATORS, csv_separator, explain
-from cosent.data.formats import DataFormat, Example
+from cosent.data.formats import FORMATS, DataFormat, Example
 from cosent.data.layouts import Columns, Layout
 from cosent.data.lines import MAX_TEXT_BYTES
-from cosent.data.rows import PlacedRow, Row, open_rows, suffix_of
-from cosent.data.shown import clipped
+from cosent.data.rows import PlacedRow, Row
+from cosent.data.shown import clipped, shown, shown_names
+from cosent.data.sources import Source, file_source
 from cosent.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -29,10 +29,10 @@ _CHARACTERS_TO_LOOK_AT = 2**24
 
 @dataclass
 class ReadReport:
-    """The result of reading a file.
+    """The result of reading a source.
 
     Attributes:
-        path: the file.
+        path: the file, or another source's name.
         num_rows: number of rows, including bad ones.
         num_bad: number of rows that cannot be used.
         problems: the first few bad rows, with their line numbers.
@@ -57,17 +57,37 @@ class ReadReport:
         return f"{self.path}: {self.num_bad:,} of {self.num_rows:,} rows cannot be used\n{lines}"
 
 
-class ExampleReader:
-    """Iterates over the examples of a file; afterwards, `report` says what was found.
+def joint_report(reports: list[ReadReport], name: str) -> ReadReport:
+    """Join the reports of several sources.
 
-    Declared columns are used as declared. Other columns are found by name if the first line is a header, else by
+    Args:
+        reports: at least one report.
+        name: name of the sources together.
+    """
+    if len(reports) == 1:
+        return reports[0]
+    problems = [f"{report.path}, {problem}" for report in reports for problem in report.problems]
+    remarks = [f"{report.path}: {remark}" for report in reports for remark in report.remarks]
+    return ReadReport(
+        name,
+        sum(report.num_rows for report in reports),
+        sum(report.num_bad for report in reports),
+        problems[:_SHOWN_PROBLEMS],
+        remarks,
+    )
+
+
+class ExampleReader:
+    """Iterates over the examples of a source; afterwards, `report` says what was found.
+
+    Declared columns are used as declared. Other columns are found by name if the first row is a header, else by
     position: text, text, label (pairs); text, class (classes); anchor, positive, negatives (triplets); or one text each
     (sentences: every column that does not hold only numbers).
 
     Args:
-        path: a TSV, CSV, JSON lines or Parquet file, optionally gzipped.
+        source: a source, or the path of a TSV, CSV, JSON lines or Parquet file, optionally gzipped.
         columns: the declared columns. None: detect everything.
-        on_bad_rows: "error" raises at the end of the file if any row is bad, "skip" leaves bad rows out.
+        on_bad_rows: "error" raises at the end of the source if any row is bad, "skip" leaves bad rows out.
         max_text_bytes: bytes at most in a line, in a row of a .csv file, and in a text of a table; a row beyond that is
             bad.
 
@@ -77,36 +97,37 @@ class ExampleReader:
         place: the line or row of the latest example, counted from 1.
 
     Raises:
-        DataError: on iterating, if the file is missing, empty, of an unknown kind, lacks a column or does not say
+        DataError: on iterating, if the source is missing, empty, of an unknown kind, lacks a column or does not say
             what it means; if rows are bad and not to be skipped; if no row is left.
+        TypeError: on iterating, if a row in memory is neither a tuple nor a dict.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        source: Source | str | Path,
         columns: Columns | None = None,
         *,
         on_bad_rows: OnBadRows = "error",
         max_text_bytes: int = MAX_TEXT_BYTES,
     ):
-        self.path = Path(path)
+        self.source = source if isinstance(source, Source) else file_source(source)
         self.columns = columns or Columns()
         self.on_bad_rows = on_bad_rows
         self.max_text_bytes = max_text_bytes
-        self.report = ReadReport(str(path))
+        self.report = ReadReport(self.source.name)
         self.data_format: DataFormat | None = None
-        self.unit = "line"
+        self.unit = self.source.unit
         self.place = 0
         self._said: set[str] = set()
 
     def __iter__(self) -> Iterator[Example]:
-        self.report = ReadReport(str(self.path))
-        self.unit, rows = open_rows(self.path, max_text_bytes=self.max_text_bytes, choose=self.columns.needed)
-        if suffix_of(self.path) == ".csv" and (mark := csv_separator(self.path)) != ",":
-            self._remark(f"line 1 has no comma, so {SEPARATORS[mark]} separate the columns")
+        self.report = ReadReport(self.source.name)
+        rows = self.source.open(self.max_text_bytes, self.columns.needed)
+        if remark := self.source.remark():
+            self._remark(remark)
         yield from self._examples(rows)
         if not self.report.num_rows:
-            raise DataError(f"{self.path} is empty: it holds no rows")
+            raise DataError(f"{self.source.name} is empty: it holds no rows")
         if self.report.num_bad and self.on_bad_rows == "error":
             hint = self._hint()
             raise DataError(
@@ -117,8 +138,7 @@ class ExampleReader:
 
     def _hint(self) -> str:
         """Explain in a sentence or two where bad rows may come from; "" if unknown."""
-        clue = explain(self.path, suffix_of(self.path))
-        if clue:
+        if clue := self.source.explain():
             return clue
         if self.report.num_bad == self.report.num_rows and (format_clue := self._other_format()):
             return format_clue
@@ -130,11 +150,11 @@ class ExampleReader:
 
     def _other_format(self) -> str:
         """Suggest another format if no row has the requested one."""
-        if self.columns.data_format == "auto":
+        if self.columns.data_format == "auto" or not self.source.is_repeatable:
             return ""
-        first = _first_rows(open_rows(self.path, max_text_bytes=self.max_text_bytes)[1])
+        first = _first_rows(self.source.open(self.max_text_bytes, None))
         try:
-            layout = Columns("auto", self.columns.texts, self.columns.label).find([row for _, row in first])
+            layout = Columns("auto", self.columns.texts, self.columns.label).find(_as_written(first))
         except ValueError:
             return ""
         if layout is None or layout.data_format == self.columns.data_format:
@@ -146,11 +166,12 @@ class ExampleReader:
         self.report.remarks.append(remark)
         if remark not in self._said:
             self._said.add(remark)
-            logger.info("%s: %s", self.path, remark)
+            logger.info("%s: %s", self.source.name, remark)
 
     def _examples(self, rows: Iterator[PlacedRow]) -> Iterator[Example]:
         first = _first_rows(rows)
-        layout = self._find([row for _, row in first])
+        layout = self._find(_as_written(first))
+        names = self._class_names(layout)
         self.data_format = layout.data_format if layout else None
         header: list[str] | None = None
         names_pending = layout is not None and layout.is_header
@@ -164,6 +185,8 @@ class ExampleReader:
                     raise ValueError(self.columns.not_found(list(row)) if isinstance(row, dict) else row)
                 if header is not None and row == header:
                     raise ValueError("is the header again")
+                if names:
+                    row = _with_class_name(row, layout, names)
                 yield from layout.examples(row)
             except ValueError as error:
                 self.report.add_problem(self.unit, self.place, str(error))
@@ -173,11 +196,24 @@ class ExampleReader:
         try:
             layout = self.columns.find(rows)
         except ValueError as error:
-            clue = explain(self.path, suffix_of(self.path))
-            raise DataError(f"{self.path}: {error}" + (f"\n{clue}" if clue else "")) from error
+            clue = self.source.explain()
+            raise DataError(f"{self.source.name}: {error}" + (f"\n{clue}" if clue else "")) from error
         if layout is not None and layout.remark:
             self._remark(layout.remark)
         return layout
+
+    def _class_names(self, layout: Layout | None) -> list[str]:
+        """Return the names of the classes that a label column numbers, and refuse them as scores if they are many."""
+        names = self.source.class_names.get(str(layout.label), []) if layout is not None else []
+        if not names or layout is None or FORMATS[layout.data_format].label is str:
+            return names
+        if len(names) != 2:
+            raise DataError(
+                f"{self.source.name}: the column {layout.label!r} holds the classes {shown_names(names)}, which are no "
+                "scores; map them to numbers, or name another with label_column"
+            )
+        self._remark(f"the label 1, {names[1]!r}, is a match, and 0, {names[0]!r}, is none")
+        return names
 
 
 def _first_rows(rows: Iterator[PlacedRow]) -> list[PlacedRow]:
@@ -191,6 +227,28 @@ def _first_rows(rows: Iterator[PlacedRow]) -> list[PlacedRow]:
         first.append(row)
         characters += _num_characters(row[1])
     return first
+
+
+def _as_written(rows: list[PlacedRow]) -> list[Row]:
+    """Write the fields of rows without names as a file would, because layouts are told by texts."""
+    return [[_field(value) for value in row] if isinstance(row, list) else row for _, row in rows]
+
+
+def _field(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else str(int(value) if isinstance(value, bool) else value)
+
+
+def _with_class_name(row: Row, layout: Layout, names: list[str]) -> Row:
+    """Replace the number of a class by its name, unless it is a score."""
+    label = str(layout.label)
+    if not isinstance(row, dict) or not isinstance(row.get(label), int):
+        return row
+    number = row[label]
+    if not 0 <= number < len(names):
+        raise ValueError(f"the label is {shown(number)}, which stands for none")
+    return row | {label: names[number]} if FORMATS[layout.data_format].label is str else row
 
 
 def _num_characters(row: Row) -> int:

@@ -16,12 +16,12 @@ from cosent.errors import DataError
 _Content = TypeVar("_Content", bytes | str, list[str] | str)
 
 # A row's values by position or by name, or a message that says why the row is unreadable.
-Row = list[str] | dict[str, Any] | str
+Row = list[Any] | dict[str, Any] | str
 # A row with its line or row number, counted from 1.
 PlacedRow = tuple[int, Row]
 
 
-class _Kind(NamedTuple):
+class FileType(NamedTuple):
     """A file type: the unit of its row numbers, and the function that reads its rows."""
 
     unit: str
@@ -53,12 +53,12 @@ def open_rows(
         raise ValueError(f"max_text_bytes must be at least 1, got {max_text_bytes}")
     check_file(path)
     suffix = suffix_of(path)
-    if suffix not in _KINDS:
+    if suffix not in FILE_TYPES:
         hint = "; save the sheet as .csv (UTF-8)" if suffix in _SPREADSHEETS else ""
-        raise DataError(f"{path} is of an unknown kind; known are {', '.join(_KINDS)}, and each with .gz{hint}")
+        raise DataError(f"{path} is of an unknown kind; known are {', '.join(FILE_TYPES)}, and each with .gz{hint}")
     with readable(path):
         refuse_foreign(path, suffix)
-    unit, read = _KINDS[suffix]
+    unit, read = FILE_TYPES[suffix]
     return unit, _readable(path, read(path, max_text_bytes, choose))
 
 
@@ -199,12 +199,12 @@ class _RecordLines:
 
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
-_KINDS = {
-    ".tsv": _Kind("line", _tsv_rows),
-    ".txt": _Kind("line", _tsv_rows),
-    ".data": _Kind("line", _tsv_rows),
-    ".csv": _Kind("line", _csv_rows),
-    ".jsonl": _Kind("line", _json_rows),
-    ".json": _Kind("line", _json_rows),
-    ".parquet": _Kind("row", table_rows),
+FILE_TYPES = {
+    ".tsv": FileType("line", _tsv_rows),
+    ".txt": FileType("line", _tsv_rows),
+    ".data": FileType("line", _tsv_rows),
+    ".csv": FileType("line", _csv_rows),
+    ".jsonl": FileType("line", _json_rows),
+    ".json": FileType("line", _json_rows),
+    ".parquet": FileType("row", table_rows),
 }

@@ -7,6 +7,7 @@ All draws of a block are computed at once, from weights that count how often eac
 Shapes: n pairs, C clusters, R resamples, r resamples in a block, m distinct scores, c bins of probability.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cosent.evaluation.confusion import DECISION_METRICS
 from cosent.evaluation.metrics import calibration_bins
-from cosent.evaluation.scored import ScoredPairs
+from cosent.evaluation.scored import ComputeMetrics, ScoredPairs
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 1_000
@@ -49,6 +50,8 @@ def resampled_metrics(
             statistics.append(_decision(pairs.scores >= pairs.threshold, pairs.matches))
         if pairs.probabilities is not None:
             statistics.append(_calibration(pairs.probabilities, pairs.matches))
+    if pairs.compute_metrics is not None:
+        statistics.append(_own(pairs.compute_metrics, pairs.scores, pairs.labels))
     _, cluster = np.unique(pairs.clusters, return_inverse=True)
     blocks: list[dict[str, NDArray[np.float64]]] = []
     for draws in _draws(int(cluster.max()) + 1, num_resamples, max(1, _WEIGHTS_AT_ONCE // len(cluster)), seed):
@@ -217,5 +220,22 @@ def _calibration(probabilities: NDArray[np.float64], matches: NDArray[np.bool_])
         total = weights.sum(1)
         gaps = sum(np.abs(weights[:, rows] @ errors[rows]) for rows in members)
         return {"ece": gaps / total, "brier": weights @ squares / total}
+
+    return statistic
+
+
+def _own(compute_metrics: ComputeMetrics, scores: NDArray[np.float64], labels: NDArray[np.float64]) -> _Statistic:
+    names = [str(name) for name in compute_metrics(scores, labels)]
+
+    def values(counts: NDArray[np.float64]) -> list[float]:
+        if not np.isfinite(counts).all():  # there are too few clusters to draw from
+            return [math.nan] * len(names)
+        rows = np.repeat(np.arange(len(counts)), counts.astype(np.int64))
+        drawn = compute_metrics(scores[rows], labels[rows])
+        return [float(drawn.get(name, math.nan)) for name in names]
+
+    def statistic(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        table = np.array([values(counts) for counts in weights], dtype=np.float64).reshape(len(weights), len(names))
+        return dict(zip(names, table.T, strict=True))
 
     return statistic

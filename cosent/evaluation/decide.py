@@ -1,5 +1,7 @@
 """Chooses a model's threshold and fits its calibration, on pairs with known labels."""
 
+from dataclasses import dataclass
+
 from cosent.calibration import CalibrationMethod, fit_calibration
 from cosent.evaluation.metrics import decision
 from cosent.evaluation.scored import ScoredPairs
@@ -7,6 +9,21 @@ from cosent.evaluation.threshold import ThresholdMetric, attainable_decisions
 from cosent.model.decision import Decision
 
 _FEW_PAIRS = 10
+
+
+@dataclass(frozen=True)
+class DecisionOptions:
+    """How a threshold is chosen and a calibration fitted.
+
+    Attributes:
+        threshold_metric: the criterion for the threshold, in the notation of `ThresholdMetric.parse`. None: accuracy.
+        calibration: how scores become probabilities: "platt", "isotonic", "auto" or "none".
+        seed: seed of the folds in `fit_calibration`.
+    """
+
+    threshold_metric: str | None = None
+    calibration: CalibrationMethod = "auto"
+    seed: int = 0
 
 
 def decide(

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosent.calibration import Calibration
-from cosent.data.datasets import TextDataset
+from cosent.data.datasets import TextDataset, load_data
 from cosent.data.formats import FORMATS, DataFormat
 from cosent.data.graphs import components
 from cosent.data.positives import is_match
+from cosent.data.sources import Data
 from cosent.distributed import num_ranks, on_first_rank, rank, sum_on_first_rank
 from cosent.errors import UserError
-from cosent.evaluation.bootstrap import intervals, resampled_means, resampled_metrics
+from cosent.evaluation.bootstrap import NUM_RESAMPLES, intervals, resampled_means, resampled_metrics
 from cosent.evaluation.geometry import (
     EFFECTIVE_RANK,
     GEOMETRY,
@@ -33,7 +35,7 @@ from cosent.evaluation.geometry import (
 )
 from cosent.evaluation.metrics import BEST_DECISIONS, CORRELATIONS
 from cosent.evaluation.retrieval import NEIGHBORS, RETRIEVAL, neighbor_values, retrieval_values
-from cosent.evaluation.scored import ScoredPairs
+from cosent.evaluation.scored import ComputeMetrics, ScoredPairs
 from cosent.model.encoder import SentenceBert
 from cosent.model.tokens import Tokens
 from cosent.similarity import pairwise_cosine
@@ -61,6 +63,8 @@ class EvaluationOptions:
         index: texts with known classes in which neighbours are searched. None: the dataset's other texts.
         num_neighbors: number of neighbours that vote.
         show_progress_bar: whether to show progress on stderr.
+        compute_metrics: also compute metrics of your own for pairs: takes (n,) float64 scores and labels, and returns
+            numbers by name. They are resampled for the intervals, too.
     """
 
     batch_size: int = 64
@@ -72,6 +76,7 @@ class EvaluationOptions:
     index: TextDataset | None = None
     num_neighbors: int = 10
     show_progress_bar: bool = False
+    compute_metrics: ComputeMetrics | None = None
 
 
 @dataclass(frozen=True)
@@ -101,16 +106,19 @@ class _Embedded:
     index: "_Embedded | None" = None  # classes: where to look for neighbours
 
 
-def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptions | None = None) -> Evaluation:
-    """Embed a dataset and compute the metrics of its format.
+def evaluate(
+    model: SentenceBert, data: TextDataset | Data, options: EvaluationOptions | None = None, **changes: Any
+) -> Evaluation:
+    """Embed data and compute the metrics of its format.
 
     If torch.distributed is initialised, all ranks must call this. All of them get the result, which equals that of a
     single process.
 
     Args:
         model: the encoder.
-        dataset: a dataset of any format.
-        options: the options; None: the defaults.
+        data: a dataset of any format, or any source that `load_data` takes; of its splits, the test data.
+        options: the options. None: the decisions of the model's stored threshold, if it has one, and intervals.
+        changes: single options to change, by name, such as `positive_label_min=4`.
 
     Returns:
         For every format: "n" (the number of examples), "alignment" (if labels say what matches), "uniformity",
@@ -124,8 +132,10 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
 
     Raises:
         UserError: if an embedding is not finite, or the data cannot be evaluated; the message says why.
+        TypeError: if the data is of a type that is not taken, or there is no such option.
     """
-    options = options or EvaluationOptions()
+    options = replace(options or stored_options(model), **changes)
+    dataset = data if isinstance(data, TextDataset) else load_data(data, model, usual_split="test")
     index_format = options.index.data_format if options.index is not None else dataset.data_format
     if FORMATS[dataset.data_format].label is str and index_format != dataset.data_format:
         assert options.index is not None
@@ -147,15 +157,37 @@ def evaluate(model: SentenceBert, dataset: TextDataset, options: EvaluationOptio
     return on_first_rank(score)
 
 
+def stored_options(model: SentenceBert) -> EvaluationOptions:
+    """Make the options that follow from a model: its decision and its notion of a match, with intervals."""
+    decision = model.settings.decision
+    if decision is None:
+        return EvaluationOptions(num_resamples=NUM_RESAMPLES)
+    return EvaluationOptions(
+        positive_label_min=decision.positive_label_min,
+        threshold=decision.threshold,
+        calibration=decision.calibration,
+        num_resamples=NUM_RESAMPLES,
+    )
+
+
 def metric_names(dataset: TextDataset, positive_label_min: float | None = None) -> tuple[str, ...]:
     """List the quality metrics that `evaluate` computes for a dataset without a threshold."""
     return (*TASKS[dataset.data_format].metrics(dataset, positive_label_min), EFFECTIVE_RANK)
 
 
+def is_lower_better(metric: str) -> bool:
+    """Tell whether lower values of a metric are better.
+
+    Args:
+        metric: its name, which may begin with that of the data, as in "eval_dev_uniformity".
+    """
+    return any(metric == name or metric.endswith(f"_{name}") for name in LOWER_IS_BETTER)
+
+
 def default_metric(dataset: TextDataset) -> tuple[str, bool]:
     """Return the default metric for selecting the best model, and whether higher is better."""
     metric = TASKS[dataset.data_format].default_metric(dataset)
-    return metric, metric not in LOWER_IS_BETTER
+    return metric, not is_lower_better(metric)
 
 
 def _has_negatives(dataset: TextDataset) -> bool:
@@ -180,6 +212,7 @@ def _evaluate_pairs(embedded: _Embedded, options: EvaluationOptions) -> Evaluati
         matches,
         options.threshold,
         None if options.calibration is None else options.calibration(scores),
+        options.compute_metrics,
     )
     metrics = pairs.metrics()
     if matches is not None:

@@ -3,13 +3,18 @@
 Shapes: n pairs.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cosent.errors import UserError
 from cosent.evaluation.metrics import best_decisions, calibration_errors, correlations, decision
+
+# (n,) scores and labels -> metrics by name
+ComputeMetrics = Callable[[NDArray[np.float64], NDArray[np.float64]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class ScoredPairs:
         matches: (n,) booleans, whether a pair matches in truth; None if the labels do not say.
         threshold: the model calls a pair a match if its score is at or above this value; None: no decisions.
         probabilities: (n,) probabilities of a match; None: unknown.
+        compute_metrics: computes further metrics from scores and labels.
     """
 
     scores: NDArray[np.float64]
@@ -31,6 +37,7 @@ class ScoredPairs:
     matches: NDArray[np.bool_] | None = None
     threshold: float | None = None
     probabilities: NDArray[np.float64] | None = None
+    compute_metrics: ComputeMetrics | None = None
 
     def select(self, rows: NDArray[Any]) -> "ScoredPairs":
         """Select pairs by index or by a (n,) boolean mask."""
@@ -47,6 +54,9 @@ class ScoredPairs:
         """Compute `correlations` and, if labels say what matches, the metrics of decisions.
 
         These are `best_decisions`, with a threshold also `decision`, and with probabilities `calibration_errors`.
+
+        Raises:
+            UserError: if `compute_metrics` returns anything but numbers by name, or the name of a known metric.
         """
         metrics = correlations(self.scores, self.labels)
         if self.matches is not None:
@@ -55,4 +65,17 @@ class ScoredPairs:
                 metrics |= decision(self.scores, self.matches, self.threshold)
             if self.probabilities is not None:
                 metrics |= calibration_errors(self.probabilities, self.matches)
+        return metrics | self._own_metrics(metrics)
+
+    def _own_metrics(self, known: Mapping[str, float]) -> dict[str, float]:
+        if self.compute_metrics is None:
+            return {}
+        computed = self.compute_metrics(self.scores, self.labels)
+        try:
+            metrics = {str(name): float(value) for name, value in dict(computed).items()}
+        except (TypeError, ValueError) as error:
+            raise UserError(f"compute_metrics must return numbers by name, got {computed!r}") from error
+        twice = known.keys() & metrics.keys()
+        if twice:
+            raise UserError(f"compute_metrics names a metric {min(twice)!r}, which is computed already: rename it")
         return metrics

@@ -124,8 +124,9 @@ def score_file(
         DataError: if the rows are not pairs.
     """
     output_path = check_output(output_path)
-    if output_path.resolve() == reader.path.resolve():
-        raise UserError(f"{reader.path} would be overwritten by its own scores; give another output")
+    path = reader.source.path
+    if path is not None and output_path.resolve() == path.resolve():
+        raise UserError(f"{path} would be overwritten by its own scores; give another output")
     threshold = model.settings.threshold(threshold)  # before the file is read
     for _ in reader:
         pass

@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from cosent.errors import UserError
-from cosent.evaluation.evaluators import LOWER_IS_BETTER
+from cosent.evaluation.evaluators import is_lower_better
 from cosent.progress import is_watched
 from cosent.training.limits import check_limits
 
@@ -101,7 +101,7 @@ class CosentTrainingArguments(TrainingArguments):
         if self.save_steps is None:
             self.save_steps = self.eval_steps or self.logging_steps  # as the parent does for eval_steps
         self.metric_for_best_model = self.metric_for_best_model or "auto"  # the parent would replace None by the loss
-        if self.greater_is_better is None and self.metric_for_best_model.removeprefix("eval_") in LOWER_IS_BETTER:
+        if self.greater_is_better is None and is_lower_better(self.metric_for_best_model):
             self.greater_is_better = False
         if str(self.fsdp).lower() in ("true", "false"):
             # the parent would read these as names of options

@@ -139,6 +139,10 @@ def write_state(folder: Path, state: TrainerState) -> None:
     (folder / _STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
 
 
+# Names of the class, ours and transformers' own, under which a checkpoint keeps its state.
+_EARLY_STOPPING = ("EarlyStopping", "EarlyStoppingCallback")
+
+
 def stopped_early(state: TrainerState, patience: int | None) -> bool:
     """Tell whether early stopping had ended the run at a checkpoint, and would end it again.
 
@@ -146,7 +150,8 @@ def stopped_early(state: TrainerState, patience: int | None) -> bool:
         state: the checkpoint's state.
         patience: evaluations without improvement after which training now stops. None: no early stopping.
     """
-    control, stopping = (stored_states(state, name) for name in ("TrainerControl", "EarlyStoppingCallback"))
+    control = stored_states(state, "TrainerControl")
+    stopping = [one for name in _EARLY_STOPPING for one in stored_states(state, name)]
     asked = any(one.get("args", {}).get("should_training_stop") for one in control)
     counts = [one.get("attributes", {}).get("early_stopping_patience_counter", 0) for one in stopping]
     return asked and patience is not None and state.global_step < state.max_steps and max(counts, default=0) >= patience

@@ -5,7 +5,8 @@ Shapes: K texts per example, B examples, N = K*B texts, D dimensions; R ranks, p
 
 import logging
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -17,22 +18,27 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
+from transformers import TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
 from cosent.batch import NO_TEXT, TokenBatch
-from cosent.data.collator import TokenBatchCollator
-from cosent.data.datasets import TextDataset, TokenRows
+from cosent.data.datasets import TextDataset
 from cosent.data.formats import FORMATS
 from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler, RankBatchSampler, RowBatchSampler
+from cosent.data.sources import Data
+from cosent.data.token_rows import TokenRows
 from cosent.distributed import gather_batch, gather_numbers, num_ranks, rank
 from cosent.errors import UserError
-from cosent.evaluation.evaluators import EvaluationOptions, default_metric, evaluate, metric_names
+from cosent.evaluation.decide import DecisionOptions, decide
+from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate
 from cosent.kernels.packing import is_packed
 from cosent.losses import Loss
 from cosent.model.backbone import train_in_float32
 from cosent.model.encoder import SentenceBert
 from cosent.training.arguments import CosentTrainingArguments
+from cosent.training.batches import class_batches, collator
+from cosent.training.callbacks import EarlyStopping, SetEpoch
+from cosent.training.data import check_format, eval_datasets, settle_metric, training_dataset
 from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler, whole
 from cosent.training.recording import compile_options, training_graphs
 from cosent.training.resuming import ResumableTrainer
@@ -66,11 +72,19 @@ class CosentTrainer(ResumableTrainer):
         model: the encoder.
         args: the training arguments.
         loss: a function of embeddings (K, B, D), labels (B,) and text ids (N,).
-        train_dataset: the training data, in a format that the loss learns from. Sentences are embedded twice if the
-            loss needs more than one text per example.
-        eval_dataset: the data that selects the best checkpoint, in any format.
+        train_dataset: the training data: a dataset, or any source that `load_data` takes, in a format that the loss
+            learns from. Of pairs, a loss of triplets takes those that match. Sentences are embedded twice if the loss
+            needs more than one text per example.
+        eval_dataset: the data that selects the best checkpoint and, if they are pairs, the threshold: a dataset or a
+            source, in any format. Or several by name, each with its metrics under its name; `metric_for_best_model`
+            says which one selects, else the first.
         evaluation: how to evaluate; the batch size and the progress bar come from `args`.
+        decision: how to choose the threshold and to fit the calibration at the end of training.
         callbacks: additional callbacks.
+
+    Attributes:
+        selecting: the name of the eval data that selects the best checkpoint and the threshold; "" if it has none.
+        final_evaluation: the trained model's evaluation on the data that chose its threshold. None: there is none.
 
     Raises:
         UserError: if the loss does not learn from this data format, `metric_for_best_model` is not a metric of the eval
@@ -88,9 +102,10 @@ class CosentTrainer(ResumableTrainer):
         args: CosentTrainingArguments,
         loss: Loss,
         *,
-        train_dataset: TextDataset | None = None,
-        eval_dataset: TextDataset | None = None,
+        train_dataset: TextDataset | Data = None,
+        eval_dataset: TextDataset | Data | Mapping[str, TextDataset | Data] = None,
         evaluation: EvaluationOptions | None = None,
+        decision: DecisionOptions | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         args = copy(args)  # the changes below apply to this data only, not to the caller's object
@@ -99,11 +114,15 @@ class CosentTrainer(ResumableTrainer):
             args.data_seed = args.seed  # otherwise accelerate orders rows by each rank's own generator
         callbacks = list(callbacks or ())
         if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+            callbacks.append(EarlyStopping(args.early_stopping_patience))
         evaluation = evaluation or EvaluationOptions()
-        _settle_metric(args, eval_dataset, evaluation)
         if train_dataset is not None:
-            _check_format(loss, train_dataset)
+            train_dataset = training_dataset(train_dataset, loss, model, evaluation.positive_label_min)
+        held_out = eval_datasets(eval_dataset, train_dataset, model)
+        self.selecting = settle_metric(args, held_out, evaluation)
+        self._selecting_data = held_out.get(self.selecting)
+        if train_dataset is not None:
+            check_format(loss, train_dataset)
             if FORMATS[train_dataset.data_format].label is str:
                 args.per_device_train_batch_size = args.classes_per_batch * args.samples_per_class
         self._graphs = training_graphs(model.graphs, args)
@@ -117,9 +136,9 @@ class CosentTrainer(ResumableTrainer):
             model=model,
             args=args,
             # the collator takes a batch of TokenRows, which is not a list
-            data_collator=_collator(train_dataset) if train_dataset else None,  # type: ignore[arg-type]
+            data_collator=collator(train_dataset) if train_dataset else None,  # type: ignore[arg-type]
             train_dataset=TokenRows(train_dataset.tokens) if train_dataset else None,
-            eval_dataset=eval_dataset,  # the parent only uses its length
+            eval_dataset=held_out.get("", held_out or None),  # the parent uses its length only
             callbacks=callbacks,
         )
         self._check_engine()
@@ -129,7 +148,7 @@ class CosentTrainer(ResumableTrainer):
         self._pads_pieces = is_packed(model.backbone) and self._graphs is None
         self._examples = train_dataset
         self._batches = self._make_batches() if train_dataset is not None else None
-        self.add_callback(_SetEpoch(self))
+        self.add_callback(SetEpoch(self))
         if rank() > 0:
             torch.manual_seed(args.seed + rank())  # otherwise dropout would drop the same places on all ranks
         self.loss = loss
@@ -138,12 +157,45 @@ class CosentTrainer(ResumableTrainer):
             batch_size=args.eval_batch_size,
             show_progress_bar=not args.disable_tqdm,
         )
+        self.decision = decision or DecisionOptions()
+        self.final_evaluation: Evaluation | None = None
+        self._base_model = model.name_or_path
         self._statistics: dict[str, Tensor] = {}  # sums since the last log, kept on the device
         self._statistics_steps = 0
         self._warned: set[str] = set()
-        model.settings.base_model = model.name_or_path
-        model.settings.loss = describe_loss(loss)
-        model.settings.decision = None  # a threshold is valid only for the weights that it was chosen for
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train like the parent; then choose the threshold and fit the calibration on the eval pairs, if there are any.
+
+        `save_model` stores both with the model.
+
+        Args:
+            args: the parent's arguments, of which `resume_from_checkpoint` comes first.
+            kwargs: the parent's arguments.
+
+        Raises:
+            UserError: if a checkpoint to resume from is incomplete, or memory runs out.
+        """
+        settings = self.accelerator.unwrap_model(self.model).settings
+        settings.base_model = self._base_model
+        settings.loss = describe_loss(self.loss)
+        settings.decision = None  # a threshold is valid only for the weights that it was chosen for
+        result = super().train(*args, **kwargs)
+        self._decide()
+        return result
+
+    def _decide(self) -> None:
+        """Choose the trained model's threshold on the eval pairs."""
+        data = self._selecting_data
+        if data is None or FORMATS[data.data_format].label is not float:
+            return
+        model: SentenceBert = self.accelerator.unwrap_model(self.model)
+        with _without_autocast(model):
+            self.final_evaluation = evaluate(model, data, self.evaluation)
+        pairs = self.final_evaluation.pairs
+        assert pairs is not None  # as these are pairs
+        where, least = data.records.report.path, self.evaluation.positive_label_min
+        model.settings.decision = decide(pairs, where, **vars(self.decision), positive_label_min=least)
 
     def _check_engine(self) -> None:
         """Refuse configurations that would fail later, whether they come from flags or from the launcher."""
@@ -209,7 +261,7 @@ class CosentTrainer(ResumableTrainer):
         rows = shares * self._train_batch_size
         batches: RowBatchSampler | ClassBatchSampler | DistinctTextBatchSampler
         if FORMATS[dataset.data_format].label is str:
-            batches = _class_batches(dataset, rows, args.samples_per_class, seed)
+            batches = class_batches(dataset, rows, args.samples_per_class, seed)
             args.per_device_train_batch_size = self._train_batch_size = -(-batches.rows_per_batch // shares)
         elif args.no_duplicate_texts:
             texts = np.split(dataset.text_ids, np.cumsum(dataset.num_texts)[:-1])
@@ -338,7 +390,7 @@ class CosentTrainer(ResumableTrainer):
     ) -> EvalLoopOutput:
         """Evaluate the dataset as a whole rather than batch by batch, so that each distinct text is embedded once."""
         model: SentenceBert = self.accelerator.unwrap_model(self.model)
-        result = evaluate(model, dataloader.dataset, self.evaluation)
+        result = evaluate(model, dataloader.dataset, self.evaluation, num_resamples=0)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics.items()}
         scores = np.empty(0) if result.pairs is None else result.pairs.scores
         return EvalLoopOutput(predictions=scores, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
@@ -369,75 +421,16 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
     return {"name": type(loss).__name__, **options}
 
 
-class _SetEpoch(TrainerCallback):
-    """Restores the trainer's sums when training begins, and tells the sampler which epoch begins.
-
-    With several ranks, the parent does not tell the sampler on resuming.
-    """
-
-    def __init__(self, trainer: CosentTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.trainer.go_on()
-
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.trainer._batches is not None:
-            # a resumed run may begin within an epoch
-            self.trainer._batches.set_epoch(math.floor((state.epoch or 0) + 1e-9))
-
-
-def _settle_metric(args: CosentTrainingArguments, dataset: TextDataset | None, evaluation: EvaluationOptions) -> None:
-    """Choose the metric for the best model if it is "auto", and check that the metric exists."""
-    if dataset is None:
-        if args.eval_strategy != IntervalStrategy.NO:
-            raise UserError("there is no eval data: give some, or set eval_strategy to 'no'")
+@contextmanager
+def _without_autocast(model: SentenceBert) -> Iterator[None]:
+    """Let a model embed as it will once it is saved, without the Trainer's mixed precision."""
+    prepared = vars(model).pop("forward", None)  # by accelerate
+    if prepared is None:
+        yield
         return
-    if args.metric_for_best_model == "auto":
-        metric, args.greater_is_better = default_metric(dataset)
-        args.metric_for_best_model = f"eval_{metric}"
-    names = metric_names(dataset, evaluation.positive_label_min)
-    if args.eval_strategy != IntervalStrategy.NO and args.metric_for_best_model.removeprefix("eval_") not in names:
-        raise UserError(
-            f"metric_for_best_model='{args.metric_for_best_model}' is none of the metrics of this eval data: "
-            + ", ".join(f"eval_{name}" for name in names)
-        )
-
-
-def _check_format(loss: Loss, dataset: TextDataset) -> None:
-    if dataset.data_format not in loss.data_formats:
-        fix = ""
-        if FORMATS[dataset.data_format].label is float and "triplets" in loss.data_formats:
-            fix = "; make triplets of the pairs that match with Records.to_triplets, as `cosent train` does"
-        raise UserError(
-            f"{type(loss).__name__} learns from {' or '.join(loss.data_formats)}, and "
-            f"{dataset.records.report.path} holds {dataset.data_format}{fix}"
-        )
-
-
-def _collator(dataset: TextDataset) -> TokenBatchCollator:
-    kind = FORMATS[dataset.data_format]
-    return TokenBatchCollator(
-        num_views=kind.num_views,
-        label_dtype={float: torch.float32, str: torch.int64, None: None}[kind.label],
-        groups=dataset.positive_groups if kind.knows_matches else None,
-    )
-
-
-def _class_batches(dataset: TextDataset, rows: int, samples_per_class: int, seed: int) -> ClassBatchSampler:
-    if rows < 2 * samples_per_class:
-        raise UserError(f"two classes of {samples_per_class} rows do not fit into memory: lower samples_per_class")
-    sampler = ClassBatchSampler(
-        dataset.labels,
-        classes_per_batch=rows // samples_per_class,
-        samples_per_class=samples_per_class,
-        seed=seed,
-    )
-    if sampler.num_singletons:
-        logger.warning(
-            "%d of %d classes have a single row, hence no positive: training leaves these rows out",
-            sampler.num_singletons,
-            len(np.unique(dataset.labels)),
-        )
-    logger.info("Batches of %d classes, up to %d rows each", sampler.classes_per_batch, sampler.samples_per_class)
-    return sampler
+    model.graphs.clear()  # they hold the casts
+    try:
+        yield
+    finally:
+        vars(model)["forward"] = prepared
+        model.graphs.clear()

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from cosent.batch import NO_TEXT
 from cosent.data.collator import TokenBatchCollator
-from cosent.data.datasets import ExampleTokens
+from cosent.data.token_rows import ExampleTokens
 
 
 def together(*rows):

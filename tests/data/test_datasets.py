@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from cosent import DataError, load_data
 from cosent.data import datasets as datasets_module
-from cosent.data.datasets import TokenRows, read_records
+from cosent.data.datasets import read_records
+from cosent.data.token_rows import TokenRows
 from cosent.errors import UserError
 from cosent.model.tokens import tokenize
 

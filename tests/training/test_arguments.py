@@ -29,7 +29,7 @@ def parse(*arguments):
 def test_the_classic_command_line_parses_flag_by_flag():
     model, data, loss, training = parse(*CLASSIC)
     assert (model.model_name_or_path, model.max_length) == ("M", 128)
-    assert (data.train_data_path, data.eval_data_path) == ("T", "E")
+    assert (data.train_data_path, data.eval_data_path) == (["T"], ["E"])
     assert (loss.loss, loss.scale) == ("cosent", 20.0)
     assert (training.num_train_epochs, training.save_total_limit, training.learning_rate) == (3, 5, 2e-5)
     assert (training.weight_decay, training.warmup_steps, training.bf16) == (0.01, 0.01, True)

@@ -22,7 +22,7 @@ from cosent import (
     load_data,
 )
 from cosent.batch import NO_TEXT
-from cosent.data.datasets import TokenRows
+from cosent.data.token_rows import TokenRows
 from cosent.evaluation.evaluators import metric_names
 from cosent.model import encoder, loading
 from cosent.model.backbone import train_in_float32

@@ -1,0 +1,36 @@
+"""Callbacks of the trainer."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
+
+if TYPE_CHECKING:
+    from cosent.training.trainer import CosentTrainer
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Stops early by the metric for the best model; the metrics of other evaluation data are ignored."""
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # type: ignore[override]
+        """Compare the metric with the best one so far."""
+        if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" in kwargs["metrics"]:
+            super().on_evaluate(args, state, control, **kwargs)
+
+
+class SetEpoch(TrainerCallback):
+    """Restores the trainer's sums when training begins, and tells the sampler which epoch begins.
+
+    With several ranks, the parent does not tell the sampler on resuming.
+    """
+
+    def __init__(self, trainer: "CosentTrainer"):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.go_on()
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.trainer._batches is not None:
+            # a resumed run may begin within an epoch
+            self.trainer._batches.set_epoch(math.floor((state.epoch or 0) + 1e-9))
