@@ -6,6 +6,7 @@ import math
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -20,6 +21,7 @@ _TORCH_WRITER = re.compile(r"inline_container|PytorchStreamWriter|iostream error
 _TORCH_READER = "PytorchStreamReader"
 
 _PROBE_SIZE = 1 << 20  # bytes
+_BLOCK = 1 << 20  # bytes read at a time
 
 
 def to_json(content: Any, *, indent: int | None = None) -> str:
@@ -61,6 +63,53 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def checksum(path: Path) -> str:
+    """Return a file's size in bytes and its CRC-32, such as "90868376 1f0a3c5e".
+
+    Args:
+        path: the file.
+    """
+    size, code = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            size += len(block)
+            code = zlib.crc32(block, code)
+    return f"{size} {code:08x}"
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until all files in a folder and below are on the disk.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        OSError: if the disk fails.
+    """
+    for path in (*folder.rglob("*"), folder):
+        if not path.is_symlink():
+            flush(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk.
+
+    Args:
+        path: the file or folder.
+
+    Raises:
+        OSError: if the disk fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # this kind of file system cannot
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -117,6 +166,8 @@ def check_folder(path: str | Path) -> None:
     place = Path(path)
     while not place.exists() and not place.is_symlink():
         place = place.parent
+    if place.is_symlink() and not place.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
     if not place.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
     try:

@@ -56,6 +56,20 @@ def unit_rows(a: Tensor) -> Tensor:
     return F.normalize(_at_least_float32(a), dim=-1)
 
 
+def balanced(a: Tensor) -> Tensor:
+    """Scale each row by a power of two, so that its length and that length's square are in float32's range.
+
+    Cosines stay the same to the last bit where they could be computed before.
+
+    Args:
+        a: (N, D) embeddings, float32 or float64.
+    """
+    if not a.numel():
+        return a
+    _, exponents = torch.frexp(a.abs().amax(-1, keepdim=True).cpu())  # which not all devices can
+    return a * torch.exp2(-exponents.clamp(-126, 126).double()).to(a)  # 2**127 and above would overflow
+
+
 def euclidean_matrix(a: Tensor, b: Tensor) -> Tensor:
     """Compute the Euclidean distance of every row of `a` from every row of `b`, by one matrix product.
 

@@ -13,6 +13,7 @@ from cosent.evaluation.threshold import THRESHOLD_METRICS, ThresholdMetric
 
 if TYPE_CHECKING:
     from cosent.calibration import CalibrationMethod
+    from cosent.data.streams import BUFFER_SIZE
     from cosent.evaluation.bootstrap import NUM_RESAMPLES
     from cosent.kernels.graphs import CudaGraphs
     from cosent.model.pooling import PoolingMode
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     DataFormatChoice = str
 else:  # these modules import torch or scipy
     CalibrationMethod = constant("cosent.calibration", "CalibrationMethod")
+    BUFFER_SIZE = constant("cosent.data.streams", "BUFFER_SIZE")
     NUM_RESAMPLES = constant("cosent.evaluation.bootstrap", "NUM_RESAMPLES")
     CudaGraphs = constant("cosent.kernels.graphs", "CudaGraphs")
     PoolingMode = Literal[table_names("cosent.model.pooling", "POOLING_MODES")]
@@ -96,6 +98,18 @@ class ModelArguments(CheckpointArguments):
     # Many checkpoints are stored in half precision, in which fine-tuning would lose small updates.
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = field(
         default="float32", metadata={"help": "Type of the weights; auto: as stored. --bf16 trains float32 weights."}
+    )
+
+
+@dataclass(kw_only=True)
+class PromptArguments:
+    """How to embed the two sides of a search."""
+
+    query_prompt: str | None = field(
+        default=None, metadata={"help": "Search: prefix for the queries. Default: the checkpoint's, if any."}
+    )
+    document_prompt: str | None = field(
+        default=None, metadata={"help": "Search: prefix for the corpus's texts. Default: the checkpoint's, if any."}
     )
 
 
@@ -217,6 +231,16 @@ class DataArguments(EvaluationArguments):
     test_split: str | None = field(
         default=None, metadata={"help": "Split of test data that has several. Default: test."}
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read, shuffle and tokenise the training data while training runs, if it is too large to store. "
+            "Needs --max_steps, and --eval_data_path or --eval_fraction 0 --eval_strategy no."
+        },
+    )
+    buffer_size: int = field(
+        default=BUFFER_SIZE, metadata={"help": "--streaming: number of examples among which the next one is drawn."}
+    )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on a random sample of this many examples, drawn with --seed."}
     )
@@ -238,8 +262,18 @@ class DataArguments(EvaluationArguments):
         if not 0 <= self.eval_fraction < 1:
             raise UserError(f"--eval_fraction must be at least 0 and below 1, got {self.eval_fraction}")
         _ = self.eval_data  # refuses mixed names
+        if self.streaming:
+            self._check_stream()
         if self.max_train_samples is not None and self.max_train_samples < 1:
             raise UserError(f"--max_train_samples must be at least 1, got {self.max_train_samples}")
+
+    def _check_stream(self) -> None:
+        """Refuse what needs to see all training data."""
+        if self.eval_fraction and not self.eval_data_path:
+            raise UserError("--streaming holds nothing out: give --eval_data_path, or --eval_fraction 0")
+        for name, default in (("max_train_samples", None), ("use_negatives", False)):
+            if getattr(self, name) != default:
+                raise UserError(f"--{name} needs to see all data, which --streaming does not")
 
     @property
     def eval_data(self) -> dict[str, list[str]]:
@@ -265,6 +299,11 @@ class DataArguments(EvaluationArguments):
             options["text_columns"] = names(self.eval_text_columns)
             options["label_column"] = self.eval_label_column
         return options
+
+
+def one_or_all(paths: list[str]) -> str | list[str]:
+    """Return the only path, or all of them."""
+    return paths[0] if len(paths) == 1 else paths
 
 
 def named_path(path: str) -> tuple[str, str]:

@@ -14,6 +14,8 @@ from cosent.cli.parsing import FlagParser
 from cosent.cli.running import hush_libraries
 from cosent.errors import DataError, UserError
 
+_WRITTEN = ("config.json", "model.safetensors", "modules.json", "tokenizer.json", "tokenizer_config.json")
+
 
 @dataclass
 class BackboneArguments:
@@ -30,6 +32,7 @@ class BackboneArguments:
     intermediate_size: int = field(default=1024, metadata={"help": "Width of the feed-forward layers."})
     max_position_embeddings: int = field(default=512, metadata={"help": "Maximum number of tokens in a text."})
     seed: int = field(default=42, metadata={"help": "Seed of the random weights."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Overwrite a model in the folder."})
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -43,6 +46,12 @@ def main(arguments: Sequence[str]) -> None:
     for path in args.corpus:
         if not Path(path).is_file():
             raise DataError(f"{path} does not exist")
+    held = [name for name in _WRITTEN if Path(args.output_dir, name).exists()]
+    if held and not args.overwrite_output_dir:
+        raise UserError(
+            f"--output_dir {args.output_dir} holds {', '.join(held)}, which would be overwritten: give another folder, "
+            "or --overwrite_output_dir True"
+        )
     hush_libraries()
     build(args)
 

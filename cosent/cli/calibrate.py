@@ -5,25 +5,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosent.cli.arguments import BatchArguments, CheckpointArguments, DecisionArguments, ReadingArguments
+from cosent.cli.arguments import BatchArguments, CheckpointArguments, DecisionArguments, ReadingArguments, one_or_all
 from cosent.cli.parsing import FlagParser, require_files
 from cosent.cli.running import choose_device, hush_libraries
+from cosent.cli.sources import constant
 from cosent.errors import UserError
 from cosent.progress import is_watched
 
 if TYPE_CHECKING:
-    from cosent import SentenceBert
-    from cosent.evaluation.evaluators import Evaluation
     from cosent.evaluation.scored import ScoredPairs
     from cosent.model.decision import Decision
+    from cosent.model.quantization import Precision
+else:  # this module imports numpy
+    Precision = constant("cosent.model.quantization", "Precision")
 
 
 @dataclass(kw_only=True)
 class CalibrateArguments(ReadingArguments, CheckpointArguments, BatchArguments):
     """Options of `cosent calibrate`."""
 
-    data_path: str = field(
+    data_path: list[str] = field(
         metadata={"help": "Labelled pairs like those that the model will be used on, not its training data."}
+    )
+    precision: Precision = field(
+        default="float32",
+        metadata={"help": "Precision of the embeddings that are compared."},
+    )
+    truncate_dim: int | None = field(
+        default=None, metadata={"help": "Compare only the first dimensions. Default: all that the model keeps."}
     )
 
 
@@ -39,29 +48,35 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"{args.model_name_or_path} is a link to a folder of others: copy it first (cp -rL)")
     if not Path(args.model_name_or_path).is_dir():
         raise UserError(f"{args.model_name_or_path} is no folder: what is chosen is stored in the model's own")
-    require_files(args.data_path)
+    require_files(*args.data_path)
     hush_libraries()
     calibrate(args, decision_args)
 
 
 def calibrate(args: CalibrateArguments, decision_args: DecisionArguments) -> None:
     """Score the pairs, choose a threshold, report the change, and store it."""
-    from cosent import SentenceBert
-    from cosent.evaluation.decide import decide, describe_decision
+    from cosent import SentenceBert, load_data
+    from cosent.evaluation.decide import DecisionOptions, describe_decision, fit_decision
     from cosent.evaluation.degeneracy import warnings_of
     from cosent.model.checkpoint import write_training
 
     model = SentenceBert(
         args.model_name_or_path, trust_remote_code=args.trust_remote_code, device=choose_device(args.device)
     )
-    stored = model.settings.decision
-    if args.positive_label_min is None and stored is not None:
-        args.positive_label_min = stored.positive_label_min
-    result, pairs = score(model, args)
-    chosen = decide(pairs, args.data_path, **vars(decision_args), positive_label_min=args.positive_label_min)
-    if chosen is None:
-        raise UserError(f"{args.data_path}: all pairs match, or none does, so there is nothing to choose by")
-    report(pairs, stored, chosen)
+    data = load_data(one_or_all(args.data_path), model, **args.reading_options | {"data_format": "pairs"})
+    result, chosen = fit_decision(
+        model,
+        data,
+        DecisionOptions(**vars(decision_args)),
+        positive_label_min=args.positive_label_min,
+        precision=args.precision,
+        truncate_dim=args.truncate_dim,
+        batch_size=args.batch_size,
+        show_progress_bar=is_watched(),
+    )
+    pairs = result.pairs
+    assert pairs is not None  # as these are pairs
+    report(pairs, model.settings.decision, chosen)
     if chosen.calibration is not None:
         pairs = replace(pairs, probabilities=chosen.calibration(pairs.scores))
     print(f"  that is, {describe_decision(pairs, chosen)}")
@@ -70,21 +85,6 @@ def calibrate(args: CalibrateArguments, decision_args: DecisionArguments) -> Non
     model.settings.decision = chosen
     write_training(args.model_name_or_path, model.settings)
     print(f"\nWritten to {args.model_name_or_path}/cosent_config.json")
-
-
-def score(model: "SentenceBert", args: CalibrateArguments) -> "tuple[Evaluation, ScoredPairs]":
-    """Score the labelled pairs."""
-    from cosent import EvaluationOptions, evaluate, load_data
-
-    data = load_data(args.data_path, model, **args.reading_options | {"data_format": "pairs"})
-    options = EvaluationOptions(
-        batch_size=args.batch_size, positive_label_min=args.positive_label_min, show_progress_bar=is_watched()
-    )
-    result = evaluate(model, data, options)
-    assert result.pairs is not None  # as these are pairs
-    if result.pairs.matches is None:
-        raise UserError("labels are graded: --positive_label_min says from which label on a pair matches")
-    return result, result.pairs
 
 
 def report(pairs: "ScoredPairs", stored: "Decision | None", chosen: "Decision") -> None:

@@ -3,20 +3,19 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosent.cli.arguments import ReadingArguments
-from cosent.cli.parsing import FlagParser, Positional, require_files
+from cosent.cli.parsing import FlagParser, Positional, require_apart, require_files
 from cosent.cli.running import hush_libraries
-from cosent.data.formats import FORMATS
 from cosent.errors import UserError
 from cosent.files import write_json
 
 if TYPE_CHECKING:
     from cosent import SentenceBert
-    from cosent.data.lint import Finding, Split
+    from cosent.data.checking import DataCheck
+    from cosent.data.lint import Split
 
 SPLIT_NAMES = ("train", "dev", "test")
 
@@ -46,16 +45,18 @@ def main(arguments: Sequence[str]) -> None:
         "check",
         [CheckArguments],
         description="Check data for problems: repetitions, contradictions, leaks, damaged texts.",
-        positional=Positional("paths", "Data files: what is trained on comes first."),
+        positional=Positional("paths", "Data files: the training data, the data that chooses, the test data."),
     )
     given = parser.parse(arguments)
     (args,) = parser.fill(given)
     require_files(*given.paths)
+    if args.output_path:
+        require_apart([Path(args.output_path)], *given.paths)
     if args.write_split:
         check_split_arguments(args)
     model = load_model(args.model_name_or_path, args.max_length) if args.model_name_or_path else None
     splits = read(given.paths, args)
-    found = find(splits, model, args.positive_label_min)
+    found = find(splits, model, args.positive_label_min).findings
     if args.output_path:
         content = {name: [asdict(finding) for finding in findings] for name, findings in found.items()}
         with writing(args.output_path):
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
             write_json(Path(args.output_path), content)
     if args.write_split:
         with writing(args.write_split):
-            write_split(splits, Path(args.write_split), args)
+            write_split(list(splits.values()), Path(args.write_split), args)
 
 
 @contextmanager
@@ -83,42 +84,30 @@ def load_model(name: str, max_length: int | None) -> "SentenceBert":
     return SentenceBert(name, max_length=max_length)
 
 
-def find(
-    splits: Sequence["Split"], model: "SentenceBert | None", positive_label_min: float | None
-) -> dict[str, list["Finding"]]:
-    """Check each file and each pair of files, and print the findings."""
-    from cosent.data.lint import check_leaks, check_split
+def read(paths: Sequence[str], args: CheckArguments) -> dict[str, "Split"]:
+    """Read the examples of all files, by path; the first file decides the meaning of two columns without names."""
+    from cosent.data.checking import read_split
 
-    found: dict[str, list[Finding]] = {}
-    for split in splits:
-        print(f"\n{split.path}: {len(split):,} {FORMATS[split.data_format].noun}")
-        for line in about(split, model):
-            print(f"  {line}")
-        found[split.path] = check_split(split, positive_label_min)
-        show(found[split.path])
-    for earlier, later in combinations(splits, 2):
-        name = f"{later.path} beside {earlier.path}"
-        print(f"\n{name}")
-        found[name] = check_leaks(earlier, later)
-        show(found[name])
-    return found
-
-
-def read(paths: Sequence[str], args: CheckArguments) -> list["Split"]:
-    """Read the examples of all files; the first file decides the meaning of two columns without names."""
-    from cosent.data.layouts import Columns
-    from cosent.data.lint import Split
-    from cosent.data.readers import ExampleReader
-
-    options = args.reading_options
-    splits: list[Split] = []
+    splits: dict[str, Split] = {}
     for path in paths:
-        # as in train.py: other formats of two columns without names are not guessed
-        likely = splits[0].data_format if splits and splits[0].data_format in ("classes", "triplets") else None
-        columns = Columns(options["data_format"], options["text_columns"], options["label_column"], likely)
-        limits = {name: options[name] for name in ("on_bad_rows", "max_text_bytes")}
-        splits.append(Split.read(ExampleReader(path, columns, **limits)))
+        likely = next((split.data_format for split in splits.values()), None)
+        name = path if path not in splits else f"{path} (again)"
+        splits[name] = read_split(path, likely_format=likely, **args.reading_options)
     return splits
+
+
+def find(splits: dict[str, "Split"], model: "SentenceBert | None", positive_label_min: float | None) -> "DataCheck":
+    """Check each file and each pair of files, and print the findings."""
+    from cosent.data.checking import check_splits
+
+    checked = check_splits(splits, positive_label_min)
+    for name in checked.findings:
+        heading, *lines = checked.describe(name)
+        print(f"\n{heading}")
+        for line in about(splits[name], model) if name in splits else ():
+            print(f"  {line}")
+        print("\n".join(lines))
+    return checked
 
 
 def about(split: "Split", model: "SentenceBert | None") -> list[str]:
@@ -165,16 +154,6 @@ def about_tokens(texts: list[str], model: "SentenceBert") -> str:
     )
 
 
-def show(findings: Sequence["Finding"]) -> None:
-    """Print findings, with their effect and examples."""
-    if not findings:
-        print("  nothing found")
-    for finding in findings:
-        print(f"  - {finding}\n      {finding.effect}")
-        for example in finding.examples:
-            print(f"      {example}")
-
-
 def check_split_arguments(args: CheckArguments) -> None:
     """Refuse shares that leave no training data, and existing files."""
     if len(args.fractions) != 2 or min(args.fractions) < 0 or sum(args.fractions) >= 1:
@@ -188,19 +167,15 @@ def write_split(splits: Sequence["Split"], folder: Path, args: CheckArguments) -
     """Split all examples into files that share no text, not even one that differs only in case or punctuation."""
     import numpy as np
 
-    from cosent.data.lint import normalized
-    from cosent.data.splits import assign_by_component, component_of_examples
+    from cosent.data.checking import deal_out
     from cosent.inference.predictions import tsv_line
 
     if len({split.data_format for split in splits}) > 1:
         raise UserError("--write_split deals out examples of one format; these files hold several")
     examples = [example for split in splits for example in split.examples]
-    component = component_of_examples([[normalized(text) for text in example.texts] for example in examples])
-    number = assign_by_component(component, [int(share * len(examples)) for share in args.fractions], args.seed)
+    number, largest = deal_out([example.texts for example in examples], args.fractions, args.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    print(
-        f"\nA split by component, seed {args.seed}; the largest component has {np.bincount(component).max():,} examples"
-    )
+    print(f"\nA split by component, seed {args.seed}; the largest component has {largest:,} examples")
     for which, name in enumerate(SPLIT_NAMES):
         path = folder / f"{name}.tsv"
         chosen = np.flatnonzero(number == which)

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cosent.cli.arguments import BatchArguments, EvaluationArguments, TrustArguments
-from cosent.cli.parsing import FlagParser, Positional, require_files
+from cosent.cli.parsing import FlagParser, Positional, require_apart, require_files
 from cosent.cli.running import hush_libraries
 from cosent.errors import UserError
 
@@ -13,7 +14,7 @@ from cosent.errors import UserError
 class CompareArguments(EvaluationArguments, TrustArguments, BatchArguments):
     """Options of `cosent compare`."""
 
-    test_data_path: str = field(metadata={"help": "Labelled pairs that neither model was trained on."})
+    test_data_path: list[str] = field(metadata={"help": "Labelled pairs that neither model was trained on."})
     output_dir: str | None = field(
         default=None,
         metadata={"help": "Folder for comparison.json and disagreements.tsv. Default: output/compare-<A>-<B>-<data>."},
@@ -35,7 +36,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"two models are compared, not {len(given.models)}")
     if not args.num_resamples:
         raise UserError("--num_resamples must be at least 1 here")
-    require_files(args.test_data_path)
+    require_files(*args.test_data_path)
+    if args.output_dir:
+        outputs = [Path(args.output_dir, name) for name in ("comparison.json", "disagreements.tsv")]
+        require_apart(outputs, *args.test_data_path)
     hush_libraries()
     from cosent.cli.comparison import compare
 

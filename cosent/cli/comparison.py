@@ -1,28 +1,25 @@
 """The run of `cosent compare`: score the same pairs with two models, print and write the differences."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+import cosent
 from cosent import SentenceBert, read_records
+from cosent.cli.arguments import one_or_all
 from cosent.cli.compare import CompareArguments
 from cosent.cli.running import choose_device
 from cosent.data.datasets import Records
-from cosent.data.splits import component_of_examples
-from cosent.errors import UserError
-from cosent.evaluation.bootstrap import CONFIDENCE
-from cosent.evaluation.comparison import Difference, McNemar, disagreements, mcnemar, paired_differences
+from cosent.evaluation.comparison import Difference, McNemar
+from cosent.evaluation.decide import is_chosen_on
 from cosent.evaluation.degeneracy import warnings_of_clusters
-from cosent.evaluation.evaluators import EvaluationOptions, evaluate
 from cosent.evaluation.scored import ScoredPairs
 from cosent.files import write_json
 from cosent.inference.predictions import tsv_line
-from cosent.model.checkpoint import read_settings
 from cosent.progress import is_watched
 
 SHOWN_PAIRS = 5
@@ -30,24 +27,40 @@ SHOWN_PAIRS = 5
 
 def compare(first_name: str, second_name: str, args: CompareArguments) -> None:
     """Score the pairs with both models, compare, print and write the results."""
-    records = read_records(args.test_data_path, **args.reading_options | {"data_format": "pairs"})
-    if args.positive_label_min is None:
-        args.positive_label_min = common_minimum([first_name, second_name])
-    first, second = (scored(name, records, args) for name in (first_name, second_name))
-    folder = Path(args.output_dir or default_folder(first_name, second_name, args.test_data_path))
+    records = read_records(one_or_all(args.test_data_path), **args.reading_options | {"data_format": "pairs"})
+    device = choose_device(args.device)
+    first, second = (
+        SentenceBert(name, trust_remote_code=args.trust_remote_code, device=device)
+        for name in (first_name, second_name)
+    )
+    comparison = cosent.compare(
+        first,
+        second,
+        records,
+        positive_label_min=args.positive_label_min,
+        num_resamples=args.num_resamples,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        show_progress_bar=is_watched(),
+    )
+    folder = Path(args.output_dir or default_folder(first_name, second_name, args.test_data_path[0]))
     folder.mkdir(parents=True, exist_ok=True)
-    differences = paired_differences(first, second, num_resamples=args.num_resamples, seed=args.seed)
-    has_decisions = first.threshold is not None and second.threshold is not None and first.matches is not None
-    test = mcnemar(first, second) if has_decisions else None
-    print(f"A: {first_name}\nB: {second_name}\non {len(records):,} pairs of {args.test_data_path}\n")
-    report(differences, test)
-    for warning in warnings_of_clusters(first.clusters):
+    print(f"A: {first_name}\nB: {second_name}\non {len(records):,} pairs of {records.name}\n")
+    print(comparison)
+    if comparison.mcnemar is None:
+        print("Decisions are compared where labels say what matches, and both models store a threshold, which")
+        print("`cosent calibrate` chooses for a model that has none.")
+    for model in {first_name: first, second_name: second}.values():
+        decision = model.settings.decision
+        if decision is not None and is_chosen_on(decision, records.name, len(records)):
+            print(f"\nThese very pairs chose the threshold of {model.name_or_path}, so they flatter its decisions")
+    for warning in warnings_of_clusters(comparison.first.clusters):
         print(f"\n{warning}")
-    order = disagreements(first, second)
-    report_disagreements(records, first, second, order)
-    about = {"first": first_name, "second": second_name, "data": args.test_data_path, "n": len(records)}
-    write(folder, about, differences, test)
-    write_disagreements(folder / "disagreements.tsv", records, first, second, order)
+    order = comparison.disagreements
+    report_disagreements(records, comparison.first, comparison.second, order)
+    about = {"first": first_name, "second": second_name, "data": records.name, "n": len(records)}
+    write(folder, about, comparison.differences, comparison.mcnemar)
+    write_disagreements(folder / "disagreements.tsv", records, comparison.first, comparison.second, order)
     print(f"\nWritten to {folder}: comparison.json and disagreements.tsv")
 
 
@@ -69,57 +82,6 @@ def report_disagreements(
             f"B {second.scores[number]:.4f} (rank {ranks[1][number]:.0f})   label {row['label']:g}"
         )
         print("      " + "   |   ".join(row["texts"]))
-
-
-def common_minimum(names: list[str]) -> float | None:
-    """Return the lowest label of a match that the models store; both are measured by the same truth."""
-    decisions = [read_settings(name).decision for name in names]
-    stored = {decision.positive_label_min for decision in decisions if decision is not None}
-    if len(stored) > 1:
-        minima = ", ".join(
-            f"{name}: {'labels are 0 and 1' if decision.positive_label_min is None else decision.positive_label_min}"
-            for name, decision in zip(names, decisions, strict=True)
-            if decision is not None
-        )
-        raise UserError(f"the models differ in what a match is ({minima}): give --positive_label_min")
-    return stored.pop() if stored else None
-
-
-def scored(name: str, records: Records, args: CompareArguments) -> ScoredPairs:
-    """Score the pairs with a model, and decide them by its own threshold."""
-    model = SentenceBert(name, trust_remote_code=args.trust_remote_code, device=choose_device(args.device))
-    decision = model.settings.decision
-    options = EvaluationOptions(
-        batch_size=args.batch_size,
-        positive_label_min=args.positive_label_min,
-        threshold=decision.threshold if decision else None,
-        calibration=decision.calibration if decision else None,
-        show_progress_bar=is_watched(),
-    )
-    pairs = evaluate(model, records.tokenize(model), options).pairs
-    assert pairs is not None  # as these are pairs
-    # tokenizers may treat different texts as equal, so clusters are computed from the texts themselves
-    return replace(pairs, clusters=component_of_examples(list(records.texts)))
-
-
-def report(differences: dict[str, Difference], test: McNemar | None) -> None:
-    """Print both models' metrics and their differences."""
-    print(f"{'':20}{'A':>8}{'B':>10}{'B - A':>10}   {CONFIDENCE:.0%} interval        p")
-    for name, difference in differences.items():
-        values = f"{difference.first:8.4f}{difference.second:10.4f}{difference.value:+10.4f}"
-        clear = " *" if difference.low > 0 or difference.high < 0 else ""
-        is_known = math.isfinite(difference.p_value)
-        ends = f"{difference.low:+.4f} to {difference.high:+.4f}   {difference.p_value:.3f}{clear}" if is_known else ""
-        print(f"{name.replace('_', ' '):20}{values}   {ends}".rstrip())
-    print("\n* the interval does not hold 0. Pairs that share a text were drawn together.")
-    if test is None:
-        print("Decisions are compared where labels say what matches, and both models store a threshold, which")
-        print("`cosent calibrate` chooses for a model that has none.")
-        return
-    print(
-        f"\nMcNemar: A alone is right about {test.only_first:,} pairs, B alone about {test.only_second:,}; "
-        f"p = {test.p_value:.3g}, if pairs were independent"
-    )
 
 
 def write(folder: Path, about: dict[str, object], differences: dict[str, Difference], test: McNemar | None) -> None:

@@ -1,7 +1,9 @@
 """Turn a file's texts into embeddings on disk: cosent encode --help."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosent.cli.arguments import DeviceArguments, ModelArguments
@@ -55,9 +57,10 @@ def encode(model_args: ModelArguments, args: EncodeArguments, options: dict[str,
     import torch
 
     from cosent import SentenceBert
-    from cosent.inference.embeddings import EncodingOptions, encode_file
+    from cosent.inference.embeddings import EncodingOptions, encode_file, find_columns
 
     encoding = EncodingOptions(**options)
+    find_columns(Path(paths.input), encoding.column, logging.DEBUG)  # loading a model may take long
     rank, num_ranks = launched_ranks()
     model = SentenceBert(**vars(model_args), device=choose_device(args.device))
     gpus = torch.cuda.device_count()

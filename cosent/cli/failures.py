@@ -50,6 +50,8 @@ def describe_failure(error: BaseException, if_full: str = "") -> str | None:
     path = str(found.filename) if isinstance(found.filename, str | os.PathLike) else ""
     assert found.errno is not None  # as it was found
     what, fix = _MEANINGS.get(found.errno, (os.strerror(found.errno), _OTHER_PATH))
+    if found.errno == errno.ENOENT and path and Path(path).is_symlink():
+        what, fix = "it is a link to what does not exist", _OTHER_PATH
     if cache := _cache_of(path):
         what = f"the cache folder {cache} cannot be used ({what})"
         fix = "set HF_HOME, or HF_DATASETS_CACHE alone, to a folder that can be written"

@@ -26,7 +26,15 @@ def formats_of(name: str) -> tuple[DataFormat, ...]:
 
 _OPTIONS = {name: parameters(*path.split(":")) for name, path in LOSSES.items()}
 
-_NAMES = ", ".join(f"{name} ({', '.join(formats_of(name))})" for name in LOSSES)
+
+def _learns_from(name: str) -> str:
+    """List what a loss learns from: one of triplets also takes the pairs that match, as anchors with a positive."""
+    formats = formats_of(name)
+    takes_pairs = "triplets" in formats and "pairs" not in formats
+    return ", ".join([*formats, *(["labelled pairs"] if takes_pairs else [])])
+
+
+_NAMES = ", ".join(f"{name} ({_learns_from(name)})" for name in LOSSES)
 
 
 @dataclass

@@ -60,6 +60,7 @@ COMMANDS = {
     ),
     "encode": Command("turn a file's texts into embeddings on disk", outputs={"output_path": _check_new_file}),
     "predict": Command("score pairs of texts: of a file, or two given ones", outputs={"output_path": check_file}),
+    "search": Command("find the texts of a corpus closest to queries", outputs={"output_path": check_file}),
     "calibrate": Command(
         "choose a model's threshold anew and fit its probabilities, without training",
         outputs={"model_name_or_path": _check_model},

@@ -3,9 +3,11 @@
 import argparse
 import difflib
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields, is_dataclass
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -82,6 +84,10 @@ class FlagParser(HfArgumentParser):
         self._stand_ins = [action for action in self._actions if action.dest in stands_for]
         for action in self._stand_ins:
             action.required = False
+        for action in self._actions:
+            # transformers adds --no_x to each x that is true by default, with the help of --x
+            if isinstance(action, argparse._StoreFalseAction):
+                action.help = argparse.SUPPRESS
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse flags; unknown flags are reported before missing ones, as they may be misspellings of them."""
@@ -161,6 +167,7 @@ def with_config_file(arguments: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
+_OF_YAML_1_1 = ("bool", "int", "float", "timestamp")  # types that YAML 1.2 recognises by other writings, or not at all
 _WORDS = {"on": True, "yes": True, "off": False, "no": False}
 
 
@@ -170,17 +177,41 @@ def string_to_bool(value: str) -> bool:
     return _string_to_bool(value) if truth is None else truth
 
 
+class _Number(str):
+    """A number as it is written."""
+
+    @property
+    def value(self) -> float:
+        """The number."""
+        return int(self) if self.lstrip("+-").isdecimal() else float(self)
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads only YAML 1.2's booleans, true and false, so that `eval_strategy: no` and `packing: on` stay words."""
+    """Reads only YAML 1.2's booleans and numbers, and keeps numbers as they are written.
+
+    `eval_strategy: no`, `packing: on` and `output_dir: 2024-01-01` stay words, and `seed: 010` is not 8.
+    """
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _OF_YAML_1_1]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a name that stands there twice, of which YAML would take the last."""
+        names = [name.value for name, _ in node.value]
+        twice = next((name for name, _ in node.value if names.count(name.value) > 1), None)
+        if twice is not None:
+            place = twice.start_mark.line + 1
+            raise yaml.YAMLError(f"{twice.value!r} stands there twice, first in line {place}")
+        return super().construct_mapping(node, deep)
 
 
 _TRUTHS = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _TRUTHS, list("tTfF"))
+_NUMBER = re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$")
+_Loader.add_implicit_resolver("!number", _NUMBER, list("-+.0123456789"))
+_Loader.add_constructor("!number", lambda loader, node: _Number(node.value))
 
 
 def flags_of(path: str) -> list[str]:
@@ -198,8 +229,17 @@ def flags_of(path: str) -> list[str]:
         elif isinstance(value, str) and value.lower() in _WORDS:
             flags.append(f"--{name}={value.lower()}")
         elif value is not None:
-            flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+            flags.append(f"--{name}={json.dumps(_with_values(value)) if isinstance(value, dict) else value}")
     return flags
+
+
+def _with_values(settings: Any) -> Any:
+    """Turn the numbers of an option that is a mapping from what is written to what it means."""
+    if isinstance(settings, dict):
+        return {name: _with_values(value) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [_with_values(value) for value in settings]
+    return settings.value if isinstance(settings, _Number) else settings
 
 
 def flag_names(arguments: Iterable[str]) -> list[str]:
@@ -249,3 +289,35 @@ def require_files(*paths: str | None) -> None:
     for path in paths:
         if path:
             check_sources(path)
+
+
+def require_apart(outputs: Collection[Path], *inputs: str | None) -> None:
+    """Refuse outputs that would overwrite a data file, which may be one of a folder or a glob.
+
+    Args:
+        outputs: files that will be written.
+        inputs: paths of data files; None is ignored.
+    """
+    written = {path.resolve(): path for path in outputs if path.exists()}
+    for name in filter(None, inputs if written else ()):
+        path = Path(name)
+        files = path.rglob("*") if path.is_dir() else [path, *map(Path, glob(name, recursive=True))]
+        for file in files:
+            if file.resolve() in written:
+                raise UserError(
+                    f"{file} is data, and {written[file.resolve()]} would overwrite it: give another output"
+                )
+
+
+def decoded(argument: str) -> str:
+    """Decode a text on the command line, which Python has read in the locale's encoding.
+
+    Args:
+        argument: the argument, in which a lone surrogate stands for a byte that the encoding lacks.
+    """
+    if not any("\ud800" <= character <= "\udfff" for character in argument):
+        return argument
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        raise UserError(f"the text {argument!r} is not UTF-8") from None

@@ -1,11 +1,12 @@
 """Score pairs: cosent predict --model_name_or_path M --input_path A.tsv --output_path B.tsv, or predict M TEXT TEXT."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cosent.cli.arguments import BatchArguments, ModelArguments, names
-from cosent.cli.parsing import FlagParser, Positional, UsageError
+from cosent.cli.parsing import FlagParser, Positional, UsageError, decoded
 from cosent.cli.running import choose_device, hush_libraries
 from cosent.cli.standard_streams import STREAM, InputFormat, StreamedPaths, check_streams, output_name, streamed
 from cosent.data.layouts import Columns
@@ -17,6 +18,7 @@ from cosent.progress import is_watched
 
 if TYPE_CHECKING:
     from cosent import SentenceBert
+    from cosent.model.decision import Decision
 
 _NO_CALIBRATION = "The model stores no calibration, so there are no probabilities: `cosent calibrate` fits one"
 
@@ -53,6 +55,13 @@ class PredictArguments(BatchArguments):
     threshold: float | None = field(
         default=None, metadata={"help": "The lowest cosine of a match. Default: the one stored with the model."}
     )
+    spreadsheet: bool = field(
+        default=False,
+        metadata={
+            "help": "Write the .csv for a spreadsheet: with a byte order mark, and an apostrophe before texts that it "
+            "would run as a formula."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not -1 <= self.threshold <= 1:
@@ -77,14 +86,16 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"cosent predict takes a model and two texts, or flags; got {len(given.pair)} arguments")
     model_args.model_name_or_path, *texts = given.pair
     hush_libraries()
-    predict_pair(model_args, args, *texts)
+    predict_pair(model_args, args, *map(decoded, texts))
 
 
 def predict_paths(model_args: ModelArguments, args: PredictArguments) -> None:
     """Check the paths, each of which may be a standard stream, and score the pairs."""
     check_streams(args.input_path, args.output_path, args.input_format)
     if args.output_path != STREAM:
-        check_output(args.output_path)
+        check_output(args.output_path, spreadsheet=args.spreadsheet)
+    elif args.spreadsheet:
+        raise UserError("--spreadsheet is for a .csv file: standard output is tab-separated")
     hush_libraries()
     with streamed(args.input_path, args.output_path, args.input_format, output_suffix=".tsv") as paths:
         predict_file(model_args, args, paths)
@@ -104,6 +115,15 @@ def predict_pair(model_args: ModelArguments, args: PredictArguments, first: str,
     print(f"score\t{found.scores[0]:.6f}")
     print(f"probability\t{'' if found.probabilities is None else f'{found.probabilities[0]:.6f}'}")
     print(f"decision\t{int(found.matches[0])}")
+    decision = model.settings.decision
+    print(about_probability(decision, model.settings.threshold(args.threshold)), file=sys.stderr)
+
+
+def about_probability(decision: "Decision | None", threshold: float) -> str:
+    """Explain the probability at the threshold, or why there are no probabilities."""
+    from cosent.evaluation.decide import describe_probability
+
+    return (describe_probability(decision, threshold) if decision is not None else "") or _NO_CALIBRATION
 
 
 def predict_file(model_args: ModelArguments, args: PredictArguments, paths: StreamedPaths) -> None:
@@ -118,13 +138,11 @@ def predict_file(model_args: ModelArguments, args: PredictArguments, paths: Stre
         threshold=args.threshold,
         batch_size=args.batch_size,
         show_progress_bar=is_watched(),
+        spreadsheet=args.spreadsheet,
     )
     skipped = f" ({reader.report.num_bad:,} bad rows left out)" if reader.report.num_bad else ""
     decision = model.settings.decision
     threshold = model.settings.threshold(args.threshold)
-    print(f"Scored {number:,} pairs{skipped}; they match from a cosine of {threshold:.4f} on", end="")
-    if decision is not None and decision.calibration is not None:
-        print(f", where a match has a probability of {decision.calibration(threshold):.2f}")
-    else:
-        print(f"\n{_NO_CALIBRATION}")
+    print(f"Scored {number:,} pairs{skipped}; they match from a cosine of {threshold:.4f} on")
+    print(about_probability(decision, threshold))
     print(f"Written to {output_name(args.output_path)}")

@@ -27,11 +27,18 @@ from cosent.training.trainer import describe_loss
 
 _LAUNCH_FILE = "launch.txt"  # exists in a run's folder until the run is finished
 _COMMAND_FILE = "command.txt"
+_COMMAND = "cosent train"  # how the command begins
 _LOCK_FILE = ".lock"
 _PAGE = "training"
 
 # The files by which a folder is loaded as a model, or that are its weights.
 _MODEL = ("modules.json", "cosent_config.json", "config.json", "model.safetensors")
+
+# What else a run writes or removes.
+_WRITTEN = (
+    *("README.md", "tokenizer*.json", "vocab*", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("[12]_*", "*_results.json", "trainer_state.json", f"{_PAGE}.html", f"{_PAGE}-*.png", "command.txt", "launch.txt"),
+)
 
 # The files of a finished run. The page is written last, so a run without it is not finished.
 _END = ("config.json", "cosent_config.json", "train_results.json", "trainer_state.json", f"{_PAGE}.html")
@@ -51,8 +58,8 @@ def begin_folder(folder: Path, command: str, *, resumes: bool) -> None:
         if not resumes:
             for checkpoint in _checkpoints_in(folder):
                 shutil.rmtree(checkpoint)
-            for split in ("train", "eval", "test"):
-                (folder / f"{split}_results.json").unlink(missing_ok=True)
+            for results in folder.glob("*_results.json"):
+                results.unlink()
             for name in _MODEL:
                 (folder / name).unlink(missing_ok=True)  # else the earlier model would pass for this run's
         ranks = f"  # on {num_ranks()} processes" if num_ranks() > 1 else ""
@@ -195,6 +202,20 @@ def _check_unused(folder: Path, args: CosentTrainingArguments) -> None:
             f"output_dir={str(folder)!r} holds {held}, which this run would overwrite: go on from it with "
             "resume_from_checkpoint='last', give another output_dir, or overwrite it with overwrite_output_dir=True"
         )
+    foreign = sorted({path.name for pattern in _WRITTEN for path in folder.glob(pattern)})
+    if foreign and not _is_of_a_run(folder):
+        raise UserError(
+            f"output_dir={str(folder)!r} holds files that are no run's and that this run would overwrite "
+            f"({', '.join(foreign)}): give another output_dir, or overwrite them with overwrite_output_dir=True"
+        )
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    """Tell whether a run has begun in a folder."""
+    try:
+        return (folder / _COMMAND_FILE).read_text(encoding="utf-8").startswith(_COMMAND)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _checkpoints_in(folder: Path) -> list[Path]:
@@ -209,7 +230,7 @@ def _is_finished(folder: Path) -> bool:
     except ValueError:  # it is damaged
         return False
     was_evaluated = any(name.startswith("eval_") for log in logs for name in log)
-    return (folder / "eval_results.json").is_file() or not was_evaluated
+    return any(folder.glob("eval*_results.json")) or not was_evaluated
 
 
 def _last_checkpoint(folder: Path, args: CosentTrainingArguments, since: float = 0) -> Path | None:

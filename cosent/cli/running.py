@@ -1,5 +1,6 @@
 """Runs a command: messages, errors, the device, and the ranks that a launcher starts."""
 
+import io
 import logging
 import os
 import signal
@@ -50,6 +51,9 @@ def run(main: Callable[[], None], *, if_lost: str = "", if_full: str = "") -> No
     handler.setFormatter(FlagFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("cosent").setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character gets its number
+            stream.reconfigure(errors="backslashreplace")
     if rank > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
     if num_ranks == 1:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from cosent.cli.parsing import require_files
 from cosent.cli.running import launched_ranks
+from cosent.cli.wording import alias
 from cosent.errors import UserError
 
 InputFormat = Literal["tsv", "csv", "jsonl"]
@@ -31,13 +32,15 @@ def check_streams(input_path: str | None, output_path: str | None, input_format:
         raise UserError("--input_format is of standard input, --input_path -; the ending of a file says what it is")
     if input_path != STREAM:
         require_files(input_path)
+    if output_path == STREAM and sys.stdout is None:
+        raise UserError("standard output is closed; name a file with --output_path")
     if STREAM in (input_path, output_path) and launched_ranks()[1] > 1:
         raise UserError("several processes cannot share standard input or output: name files instead of -")
 
 
 def _save_input(path: Path) -> None:
     if sys.stdin is None:
-        raise UserError("standard input is closed; pipe a file to it, or name one with --input_path")
+        raise UserError("standard input is closed; pipe a file to it, or name one instead of -")
     try:
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
@@ -75,7 +78,7 @@ def streamed(
         paths = StreamedPaths(*(
             str(own) if path == STREAM else path for path, own in ((input_path, source), (output_path, target))
         ))  # fmt: skip
-        try:
+        with _named(source), alias(str(target), "standard output"):
             if output_path == STREAM:
                 with redirect_stdout(sys.stderr):
                     yield paths
@@ -84,7 +87,15 @@ def streamed(
                 sys.stdout.flush()
             else:
                 yield paths
+
+
+@contextmanager
+def _named(source: Path) -> Iterator[None]:
+    """Call the copy of standard input by that name in messages."""
+    with alias(str(source), "standard input"):
+        try:
+            yield
         except UserError as error:
             # a suggested conversion command becomes part of the pipe
-            message = str(error).replace(f" < {source} > {source.with_name(f'new-{source.name}')}", "")
-            raise type(error)(message.replace(str(source), "standard input")) from error
+            conversion = f" < {source} > {source.with_name(f'new-{source.name}')}"
+            raise type(error)(str(error).replace(conversion, "")) from error

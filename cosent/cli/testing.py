@@ -1,28 +1,30 @@
 """The run of `cosent test`: score held-out data, print and write the metrics."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosent import SentenceBert, TextDataset, load_data
-from cosent.cli.arguments import ModelArguments
+from cosent.cli.arguments import ModelArguments, one_or_all
 from cosent.cli.running import choose_device, launched_ranks
 from cosent.cli.showing import language_gap, show_interval
 from cosent.cli.test import TestArguments
-from cosent.data.formats import FORMATS, DataFormat
+from cosent.data.formats import FORMATS
 from cosent.distributed import first_rank_first
 from cosent.errors import UserError
 from cosent.evaluation.bootstrap import CONFIDENCE
+from cosent.evaluation.decide import describe_probability, is_chosen_on
 from cosent.evaluation.degeneracy import warnings_of
-from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate
+from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate, load_test_data, stored_options
 from cosent.evaluation.metrics import CALIBRATION, DECISION
 from cosent.evaluation.report import NO_PICTURES, can_draw, evaluation_report
+from cosent.evaluation.report.changes import CHOSE_THRESHOLD
 from cosent.evaluation.scored import ScoredPairs
 from cosent.files import write_json
 from cosent.inference.predictions import ScoredRow, write_scored
-from cosent.losses import loss_class
 from cosent.progress import is_watched
 
 
@@ -34,21 +36,22 @@ def test(model_args: ModelArguments, args: TestArguments) -> None:
     base_name, base_scores = score_base(model, data, args, trust_remote_code=model_args.trust_remote_code)
     if launched_ranks()[0] > 0:
         return
-    folder = Path(args.output_dir or default_folder(model_args.model_name_or_path, args.test_data_path))
+    folder = Path(args.output_dir or default_folder(model_args.model_name_or_path, args.test_data_path[0]))
     folder.mkdir(parents=True, exist_ok=True)
     intervals = {"intervals": result.intervals} if result.intervals else {}
     write_json(folder / "metrics.json", {**result.metrics, **intervals})
     print(heading(model_args.model_name_or_path, data, model))
+    predictions = f"predictions.{'csv' if args.spreadsheet else 'tsv'}"
     if result.pairs is None:
         report_metrics(result, args.index_data_path)
     else:
-        report_pairs(result, model)
-        write_scored(folder / "predictions.tsv", scored_rows(data, result.pairs))
+        report_pairs(result, model, data.name)
+        write_scored(folder / predictions, scored_rows(data, result.pairs), spreadsheet=args.spreadsheet)
     if args.report:
         page = evaluation_report(
             result,
             model_name=model_args.model_name_or_path,
-            data_name=args.test_data_path,
+            data_name=data.name,
             texts=list(data.records.texts),
             decision=model.settings.decision,
             base_name=base_name,
@@ -59,35 +62,33 @@ def test(model_args: ModelArguments, args: TestArguments) -> None:
         print(f"\n{warning}")
     seconds, speed = result.metrics["seconds"], result.metrics["texts_per_second"]
     print(f"\nTook {seconds:.1f} s, {speed:,.0f} distinct texts a second")
-    print(f"\nWritten to {folder}: metrics.json" + (" and predictions.tsv" if result.pairs is not None else ""))
+    print(f"\nWritten to {folder}: metrics.json" + (f" and {predictions}" if result.pairs is not None else ""))
 
 
 def load(model: SentenceBert, args: TestArguments) -> tuple[TextDataset, TextDataset | None]:
     """Load the test data and, for classes, the texts in which neighbours are searched, if given."""
     index_path = args.index_data_path
     with first_rank_first():
-        data = load_data(args.test_data_path, model, likely_format=likely_format(model), **args.reading_options)
+        data = load_test_data(one_or_all(args.test_data_path), model, **args.reading_options)
         index = load_data(index_path, model, likely_format="classes", **args.reading_options) if index_path else None
     if data.data_format == "triplets" and args.data_format == "auto" and model.settings.decision is not None:
         raise UserError(
-            f"{args.test_data_path} holds no labels, and this model decides about pairs: name the labels with "
+            f"{data.name} holds no labels, and this model decides about pairs: name the labels with "
             "--label_column, or say with --data_format triplets that the second texts are the firsts' positives"
         )
     if index is not None and data.data_format != "classes":
         noun = FORMATS[data.data_format].noun
-        raise UserError(f"--index_data_path is for classes; {args.test_data_path} holds {noun}")
+        raise UserError(f"--index_data_path is for classes; {data.name} holds {noun}")
     return data, index
 
 
 def evaluation_options(model: SentenceBert, args: TestArguments, index: TextDataset | None) -> EvaluationOptions:
     """Choose how to score; the model's stored settings are the defaults."""
-    decision = model.settings.decision
-    stored_min = decision.positive_label_min if decision else None
-    return EvaluationOptions(
+    stored = stored_options(model)
+    return replace(
+        stored,
         batch_size=args.batch_size,
-        positive_label_min=args.positive_label_min if args.positive_label_min is not None else stored_min,
-        threshold=decision.threshold if decision else None,
-        calibration=decision.calibration if decision else None,
+        positive_label_min=stored.positive_label_min if args.positive_label_min is None else args.positive_label_min,
         num_resamples=args.num_resamples,
         index=index,
         num_neighbors=args.num_neighbors,
@@ -120,16 +121,6 @@ def score_base(
     return name, None if pairs is None else pairs.scores
 
 
-def likely_format(model: SentenceBert) -> DataFormat | None:
-    """Return the meaning of two columns without names: the format that the model was trained on."""
-    try:
-        loss = loss_class((model.settings.loss or {}).get("name", ""))
-    except KeyError:  # a loss defined by the user
-        return None
-    # two columns never mean plain sentences
-    return next(name for name in loss.data_formats if FORMATS[name].num_views == 1)
-
-
 def default_folder(model_name: str, data_path: str) -> str:
     """Return the default folder for results, named after the model and the data."""
     data = Path(data_path).absolute()
@@ -160,14 +151,19 @@ def report_metrics(result: Evaluation, index_path: str | None) -> None:
     show(result, *(name for name in metrics if name not in ("n", "num_queries", "seconds", "texts_per_second")))
 
 
-def report_pairs(result: Evaluation, model: SentenceBert) -> None:
+def report_pairs(result: Evaluation, model: SentenceBert, data_path: str) -> None:
     """Print the metrics of pairs; those at the stored threshold are separate from those chosen on the test data."""
     metrics, decision = result.metrics, model.settings.decision
+    if decision is not None and is_chosen_on(decision, data_path, int(metrics["n"])):
+        print(f"{CHOSE_THRESHOLD}\n")
     show(result, "spearman", "pearson")
     if "accuracy" in metrics and decision is not None:
-        print(f"\nAt the stored threshold {decision.threshold:.4f}, the best by {decision.metric} on ", end="")
-        print(f"{decision.calibrated_on}:")
+        print(f"\nAt the stored threshold {decision}:")
         show(result, *DECISION, *CALIBRATION)
+        if decision.calibration is not None:
+            print(f"  {describe_probability(decision)}")
+    elif decision is not None and "best_accuracy" in metrics:
+        print(f"\nThe stored threshold {decision} is not applied: these scores are of all dimensions in float32.")
     if decision is None:
         print("\nNo threshold is stored with this model: `cosent calibrate` chooses one on labelled pairs.")
     if "best_accuracy" in metrics:

@@ -5,14 +5,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from cosent import SentenceBert, TextDataset
-from cosent.cli.arguments import DataArguments
+from cosent.cli.arguments import DataArguments, one_or_all
 from cosent.cli.wording import renamed
 from cosent.data.datasets import Records
 from cosent.data.formats import FORMATS
 from cosent.data.splits import split_by_component
+from cosent.data.streams import TextStream
 from cosent.errors import UserError
 from cosent.losses import Loss
-from cosent.training.data import read_held_out, read_training, suit
+from cosent.training.data import read_held_out, read_training, stream_training, suit
 
 _READING = ("data_format", "text_columns", "label_column")
 
@@ -22,12 +23,12 @@ class Splits:
     """The training data, the eval data that selects the model, and the test data for the report.
 
     Attributes:
-        train: the training data.
+        train: the training data, or a stream of it.
         evals: the eval data by name; a single one may have the name "".
         test: the test data, if any.
     """
 
-    train: TextDataset
+    train: TextDataset | TextStream
     evals: dict[str, TextDataset] = field(default_factory=dict)
     test: TextDataset | None = None
 
@@ -44,8 +45,8 @@ class Splits:
 
     @property
     def by_name(self) -> dict[str, TextDataset]:
-        """All data by name."""
-        return {"train": self.train, **self.held_out}
+        """All data by name, except a stream."""
+        return ({"train": self.train} if isinstance(self.train, TextDataset) else {}) | self.held_out
 
 
 def eval_name(name: str) -> str:
@@ -56,8 +57,16 @@ def eval_name(name: str) -> str:
 def load_splits(data_args: DataArguments, loss: Loss, model: SentenceBert, seed: int) -> Splits:
     """Read the data; without eval data, hold out training data that shares no text with the rest."""
     reading = data_args.reading_options
+    paths = one_or_all(data_args.train_data_path)
+    reading["split"] = data_args.train_split
+    least = data_args.positive_label_min
+    train: Records | TextStream
     with renamed({"split": "train_split"}):
-        train = read_training(one_or_all(data_args.train_data_path), loss, split=data_args.train_split, **reading)
+        if data_args.streaming:
+            reading["buffer_size"] = data_args.buffer_size
+            train = stream_training(paths, loss, model, positive_label_min=least, **reading)
+        else:
+            train = read_training(paths, loss, **reading)
     reading = data_args.eval_reading_options(train.data_format)
     with renamed({name: f"eval_{name}" for name in (*_READING, "split")}):
         evals = {
@@ -71,21 +80,17 @@ def load_splits(data_args: DataArguments, loss: Loss, model: SentenceBert, seed:
         with renamed({name: f"eval_{name}" for name in _READING} | {"split": "test_split"}):
             paths = one_or_all(data_args.test_data_path)
             test = read_held_out(paths, train.data_format, usual_split="test", split=data_args.test_split, **reading)
-    if not evals and data_args.eval_fraction:
-        train, evals[""] = hold_out(train, data_args.eval_fraction, seed)
-    if data_args.max_train_samples is not None:
-        train = train.sample(data_args.max_train_samples, seed)
-    train = suit(train, loss, use_negatives=data_args.use_negatives, positive_label_min=data_args.positive_label_min)
+    if isinstance(train, Records):
+        if not evals and data_args.eval_fraction:
+            train, evals[""] = hold_out(train, data_args.eval_fraction, seed)
+        if data_args.max_train_samples is not None:
+            train = train.sample(data_args.max_train_samples, seed)
+        train = suit(train, loss, use_negatives=data_args.use_negatives, positive_label_min=least)
     return Splits(
-        train.tokenize(model),
+        train.tokenize(model) if isinstance(train, Records) else train,
         {name: records.tokenize(model) for name, records in evals.items()},
         test.tokenize(model) if test is not None else None,
     )
-
-
-def one_or_all(paths: list[str]) -> str | list[str]:
-    """Return the only path, or all of them."""
-    return paths[0] if len(paths) == 1 else paths
 
 
 def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
@@ -102,5 +107,5 @@ def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Rec
         )
     print(f"Holding out {len(out):,} of {len(records):,} {name}, which share no text with the others")
     held_out = records.select(out)
-    report = replace(records.report, path=f"{fraction:g} of {records.report.path}")
+    report = replace(records.report, path=f"{fraction:g} of {records.name}")
     return records.select(kept), replace(held_out, report=report)

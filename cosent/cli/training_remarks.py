@@ -5,51 +5,59 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from transformers import TrainingArguments
 
-from cosent import CosentTrainingArguments, SentenceBert, TextDataset
-from cosent.cli.showing import language_gap, show_interval
-from cosent.cli.training_data import Splits
+from cosent import CosentTrainer, CosentTrainingArguments, SentenceBert, TextDataset
+from cosent.cli.showing import example_pair, language_gap, show_interval
+from cosent.cli.training_data import Splits, eval_name
 from cosent.data.formats import FORMATS
-from cosent.data.lint import Split, check_leaks, check_split
+from cosent.data.leaks import check_leaks
+from cosent.data.lint import Split, check_split
+from cosent.data.streams import TextStream
 from cosent.evaluation.bootstrap import CONFIDENCE
-from cosent.evaluation.decide import describe_decision
-from cosent.evaluation.evaluators import LOWER_IS_BETTER, Evaluation
+from cosent.evaluation.decide import describe_decision, describe_probability
+from cosent.evaluation.evaluators import Evaluation, is_lower_better
+from cosent.evaluation.report.changes import CHOSEN_HERE, changes, chosen_note
 from cosent.model.decision import Decision
 
+_SHOWN_EXAMPLES = 3
 MOST_CHECKED = 300_000  # most examples that are checked before training, which takes a few seconds
-SHOWN_METRICS = (
-    *("spearman", "pearson", "average_precision", "roc_auc", "best_accuracy", "accuracy", "f1", "mcc", "ece", "brier"),
-    *("triplet_accuracy", "mean_margin", "recall_at_1", "recall_at_10", "mrr"),
-    *("nn_accuracy", "knn_accuracy", "map_at_r"),
-    *("alignment", "uniformity", "alignment_plus_uniformity", "effective_rank"),
-)
 
 
 def describe(splits: Splits, model: SentenceBert, args: CosentTrainingArguments) -> None:
     """Print how the data and the model were understood, before training starts."""
-    rows = splits.train.records.rows
-    for row in rows.select(range(min(3, len(rows)))):
-        label = f"  ->  {row['label']:g}" if isinstance(row.get("label"), float) else f"  ->  {row.get('label')}"
-        print("  " + "  |  ".join(map(repr, row["texts"])) + (label if "label" in row else ""))
+    for texts, label in splits.train.head(_SHOWN_EXAMPLES):
+        shown = f"{label:g}" if isinstance(label, float) else label
+        print("  " + "  |  ".join(map(repr, texts)) + ("" if label is None else f"  ->  {shown}"))
+    if isinstance(splits.train, TextStream):
+        print(f"train: a stream of {FORMATS[splits.train.data_format].noun} of {splits.train.name}")
     for name, data in splits.by_name.items():
-        report = data.records.report
-        skipped = f", {report.num_bad:,} bad rows left out" if report.num_bad else ""
-        print(
-            f"{name}: {len(data):,} {FORMATS[data.data_format].noun} of {report.path}{skipped}; "
-            f"{data.truncated_share:.2%} of texts cut at {model.max_length} tokens{contents(data)}"
-        )
+        print(f"{name}: {about_data(data, model)}")
     gaps = (language_gap(data, model) for data in splits.by_name.values())
     print(next((f"\n{gap}\n" for gap in gaps if gap), ""), end="")
-    precision = "no autocast" if args.mixed_precision == "no" else f"{args.mixed_precision} autocast"
-    print(
-        f"model: {model.pooling_mode} pooling, {model.embedding_dim} dimensions, "
-        f"{'unit length' if model.normalize_embeddings else 'not normalised'}; "
-        f"{args.device}, {str(model.backbone.dtype).removeprefix('torch.')} weights, {precision}"
-    )
+    print(f"model: {about_model(model, args)}")
     if torch.cuda.device_count() > 1 and args.world_size == 1:
         gpus = torch.cuda.device_count()
         print(f"Using one of {gpus} GPUs; for all: torchrun --nproc_per_node {gpus} -m cosent train ...")
+
+
+def about_data(data: TextDataset, model: SentenceBert) -> str:
+    """Describe how the data was understood, in one line."""
+    report = data.records.report
+    skipped = f", {report.num_bad:,} bad rows left out" if report.num_bad else ""
+    return (
+        f"{len(data):,} {FORMATS[data.data_format].noun} of {report.path}{skipped}; "
+        f"{data.truncated_share:.2%} of texts cut at {model.max_length} tokens{contents(data)}"
+    )
+
+
+def about_model(model: SentenceBert, args: CosentTrainingArguments) -> str:
+    """Describe how the model embeds, where and how precisely, in one line."""
+    precision = "no autocast" if args.mixed_precision == "no" else f"{args.mixed_precision} autocast"
+    return (
+        f"{model.pooling_mode} pooling, {model.embedding_dim} dimensions, "
+        f"{'unit length' if model.normalize_embeddings else 'not normalised'}; "
+        f"{args.device}, {str(model.backbone.dtype).removeprefix('torch.')} weights, {precision}"
+    )
 
 
 def lint(splits: Splits, positive_label_min: float | None) -> None:
@@ -61,7 +69,8 @@ def lint(splits: Splits, positive_label_min: float | None) -> None:
     parts = [Split.of(data.records) for data in datasets]
     findings = [(part.path, finding) for part in parts for finding in check_split(part, positive_label_min)]
     for earlier, later in combinations(parts, 2):
-        findings += [(later.path, finding) for finding in check_leaks(earlier, later)]
+        found = check_leaks(earlier, later, positive_label_min, is_trained_on=earlier is parts[0])
+        findings += [(later.path, finding) for finding in found]
     for path, finding in findings:
         print(f"check: {path}: {finding}")
     if findings:
@@ -107,38 +116,69 @@ def report_unordered(log_history: list[dict[str, float]]) -> None:
         print(f"{share:.1%} of batches held no two different labels and taught nothing; larger batches help")
 
 
-def compare(before: dict[str, Evaluation], after: dict[str, Evaluation], args: TrainingArguments) -> None:
+def compare(
+    before: dict[str, Evaluation],
+    after: dict[str, Evaluation],
+    trainer: CosentTrainer,
+) -> None:
     """Print the metrics before and after training side by side."""
-    if not after:
+    rows = changes(before, after, selecting=step_chooser(trainer))
+    if not rows:
         return
-    confidence = f"{CONFIDENCE:.0%} interval" if any(result.intervals for result in after.values()) else ""
+    confidence = f"{CONFIDENCE:.0%} interval" if any(row.interval for row in rows) else ""
     print(f"\n{'':34}{'before':>10}{'after':>10}   {confidence}".rstrip())
-    names = {name: f"{name} by eval threshold" for name in ("accuracy", "f1", "mcc")}
-    for split, result in after.items():
-        for metric in SHOWN_METRICS:
-            if metric in result.metrics:
-                name = names.get(metric, metric.replace("_", " "))
-                values = f"{before[split].metrics[metric]:10.4f}{result.metrics[metric]:10.4f}"
-                print(f"{split + ' ' + name:34}{values}   {show_interval(result.intervals.get(metric))}".rstrip())
-    metric = (args.metric_for_best_model or "").removeprefix("eval_")
-    old, new = (results["eval"].metrics.get(metric, 0) if "eval" in results else 0 for results in (before, after))
-    if "eval" in after and (old - new if metric in LOWER_IS_BETTER else new - old) <= 0:
-        print(f"\nBy the eval data's {metric} this model is no better than the untouched one.")
+    for row in rows:
+        mark = CHOSEN_HERE if row.is_chosen_here else " "
+        print(f"{row.title:34}{row.before:10.4f}{row.after:10.4f}{mark}  {show_interval(row.interval)}".rstrip())
+    for remark in (chosen_note(rows), no_better(before, after, trainer)):
+        print(f"\n{remark}\n" if remark else "", end="")
 
 
-def conclude(folder: str, decision: Decision | None, evaluated: Evaluation | None) -> None:
-    """Print where the model is and how to use it."""
-    if decision is not None:
-        print(
-            f"\nTwo texts match from a cosine of {decision.threshold:.4f} on: the eval data's best by "
-            f"{decision.metric}, and stored."
-        )
-        if evaluated is not None and evaluated.pairs is not None:
-            print(f"On the eval data: {describe_decision(evaluated.pairs, decision)}")
-    elif evaluated is not None and evaluated.pairs is not None:
-        print("\nNo threshold is stored: --positive_label_min says from which label on a pair matches")
+def no_better(before: dict[str, Evaluation], after: dict[str, Evaluation], trainer: CosentTrainer) -> str:
+    """Warn if the model is no better than before, by the metric that selects the best step; "" if it is."""
+    split = eval_name(trainer.selecting)
+    if split not in after:
+        return ""
+    metric = (trainer.args.metric_for_best_model or "").removeprefix("eval_").removeprefix(f"{trainer.selecting}_")
+    old, new = (results[split].metrics.get(metric) for results in (before, after))
+    if old is None or new is None or (old - new if is_lower_better(metric) else new - old) > 0:
+        return ""
+    return f"By the eval data's {metric} this model is no better than the untouched one."
+
+
+def kept_step(trainer: CosentTrainer) -> int | None:
+    """Return the step whose model was kept as the best by the eval data; None if the last one was kept."""
+    return trainer.state.best_global_step or None if trainer.args.load_best_model_at_end else None
+
+
+def step_chooser(trainer: CosentTrainer) -> str | None:
+    """Return the name of the eval data that chose the step that was kept, from several; None if none did."""
+    steps = {log["step"] for log in trainer.state.log_history if any(name.startswith("eval_") for name in log)}
+    return eval_name(trainer.selecting) if kept_step(trainer) is not None and len(steps) > 1 else None
+
+
+def about_decision(decision: Decision | None, evaluated: Evaluation | None) -> list[str]:
+    """Describe the stored threshold, or say why there is none; nothing if the eval data is not of pairs."""
+    if evaluated is None or evaluated.pairs is None:
+        return []
+    if decision is None:
+        return ["No threshold is stored: --positive_label_min says from which label on a pair matches"]
+    return [
+        f"Two texts match from a cosine of {decision.threshold:.4f} on: the eval data's best by {decision.metric}, and "
+        "stored.",
+        f"On the eval data, which chose it: {describe_decision(evaluated.pairs, decision)}",
+        *filter(None, [describe_probability(decision)]),
+    ]
+
+
+def conclude(
+    folder: str, decision: Decision | None, evaluated: Evaluation | None, train: TextDataset | TextStream
+) -> None:
+    """Print where the model is and how to use it, with an example in the language of the training data."""
+    for number, line in enumerate(about_decision(decision, evaluated)):
+        print(line if number else f"\n{line}")
     print(f"\nThe model is in {folder}. To use it:\n")
     print("    from cosent import SentenceBert")
     print(f"    model = SentenceBert({json.dumps(folder)})")
-    example = [("How do I reset my password?", "I forgot my password")]
-    print(f"    model.predict({example})" if decision is not None else f"    model.encode({list(example[0])})")
+    pair = example_pair(train)
+    print(f"    model.predict({[pair]})" if decision is not None else f"    model.encode({list(pair)})")

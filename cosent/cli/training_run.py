@@ -7,19 +7,27 @@ from pathlib import Path
 
 import transformers
 
-from cosent import CosentTrainer, CosentTrainingArguments, SentenceBert
+from cosent import CosentTrainer, CosentTrainingArguments, SentenceBert, TextDataset
 from cosent.cli.arguments import DataArguments
 from cosent.cli.run_folder import begin_folder, check_same_loss, end_folder, held_folder, run_folder
 from cosent.cli.train import TrainArguments
 from cosent.cli.training_data import Splits, eval_name, load_splits
-from cosent.cli.training_remarks import batches, compare, conclude, describe, lint, report_unordered
+from cosent.cli.training_page import training_page
+from cosent.cli.training_remarks import (
+    batches,
+    compare,
+    conclude,
+    describe,
+    kept_step,
+    lint,
+    report_unordered,
+)
 from cosent.data.formats import FORMATS
 from cosent.distributed import first_rank_first, on_first_rank
 from cosent.errors import UserError
 from cosent.evaluation.decide import DecisionOptions, decide
 from cosent.evaluation.degeneracy import warnings_of
-from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate
-from cosent.evaluation.report import training_report
+from cosent.evaluation.evaluators import Evaluation, EvaluationOptions, evaluate, stored_options
 from cosent.files import write_json
 from cosent.losses import Loss
 
@@ -67,12 +75,12 @@ def _train(given: TrainArguments, loss: Loss, command: str) -> None:
     best = SentenceBert(args.output_dir, device=args.device, trust_remote_code=given.model.trust_remote_code)
     known = {} if trainer.final_evaluation is None else {eval_name(trainer.selecting): trainer.final_evaluation}
     after = score(best, splits, evaluation, decision, trainer.selecting, known)
-    store(trainer, after)
-    compare(before, after, trainer.args)
+    store(trainer, best, splits, before, after, command)
+    compare(before, after, trainer)
     for split, result in after.items():
         for warning in warnings_of(result):
             print(f"\n{split}: {warning}")
-    conclude(args.output_dir, best.settings.decision, after.get(eval_name(trainer.selecting)))
+    conclude(args.output_dir, best.settings.decision, after.get(eval_name(trainer.selecting)), splits.train)
 
 
 def begin(given: TrainArguments, command: str) -> Loss:
@@ -108,12 +116,19 @@ def fit(trainer: CosentTrainer) -> None:
     trainer.save_state()
     trainer.accelerator.wait_for_everyone()  # until the first rank has written
     report_unordered(trainer.state.log_history)
-    if trainer.state.best_global_step:
-        print(f"Kept the best of {trainer.state.global_step} steps: step {trainer.state.best_global_step}")
+    if (step := kept_step(trainer)) is not None:
+        print(f"Kept the best of {trainer.state.global_step} steps: step {step}")
 
 
-def store(trainer: CosentTrainer, after: dict[str, Evaluation]) -> None:
-    """Write the metrics beside the model, and end the run."""
+def store(
+    trainer: CosentTrainer,
+    best: SentenceBert,
+    splits: Splits,
+    before: dict[str, Evaluation],
+    after: dict[str, Evaluation],
+    command: str,
+) -> None:
+    """Write the metrics and the page beside the model."""
     trainer.accelerator.wait_for_everyone()  # until all ranks have read the files that are now overwritten
     if trainer.args.process_index > 0:
         return
@@ -122,7 +137,7 @@ def store(trainer: CosentTrainer, after: dict[str, Evaluation]) -> None:
         metrics = {**result.metrics, **({"intervals": result.intervals} if result.intervals else {})}
         named = {f"{split}_{name}": value for name, value in metrics.items()}
         write_json(folder / f"{split}_results.json", named)
-    end_folder(folder, training_report(trainer.state.log_history, model_name=str(folder)))
+    end_folder(folder, training_page(trainer, best, splits, before, after, command))
 
 
 def evaluation_options(data_args: DataArguments, splits: Splits, args: CosentTrainingArguments) -> EvaluationOptions:
@@ -131,7 +146,7 @@ def evaluation_options(data_args: DataArguments, splits: Splits, args: CosentTra
     return EvaluationOptions(
         batch_size=args.per_device_eval_batch_size,
         positive_label_min=data_args.positive_label_min,
-        index=splits.train if indexed else None,
+        index=splits.train if indexed and isinstance(splits.train, TextDataset) else None,
         num_neighbors=data_args.num_neighbors,
         num_resamples=data_args.num_resamples,
     )
@@ -157,15 +172,16 @@ def score(
     """
     results = dict(known or {})
     name = eval_name(selecting)
-    decision = model.settings.decision
+    stored = stored_options(model)
+    threshold, calibration = stored.threshold, stored.calibration
     if selecting in splits.evals:
         results[name] = results.get(name) or evaluate(model, splits.evals[selecting], options)
         pairs = results[name].pairs
-        if pairs is not None and decision is None:
-            least = options.positive_label_min
+        least = options.positive_label_min
+        if pairs is not None and threshold is None:
             decision = decide(pairs, "", **vars(decision_options), positive_label_min=least)
-    if decision is not None:
-        options = replace(options, threshold=decision.threshold, calibration=decision.calibration)
+            threshold, calibration = (decision.threshold, decision.calibration) if decision else (None, None)
+    options = replace(options, threshold=threshold, calibration=calibration)
     return {
         split: results[split] if split in results else evaluate(model, data, options)
         for split, data in splits.held_out.items()

@@ -78,7 +78,11 @@ _ENCODINGS = (
     _Encoding("KOI8-R", "koi8_r", re.compile("[а-яё]")),
 )
 # first bytes of the characters and the punctuation that make up nearly all of a text
-_FREQUENT = {"gb18030": (range(0xB0, 0xD8), range(0xA1, 0xA4)), "cp950": (range(0xA4, 0xC7), range(0xA1, 0xA4))}
+_FREQUENT = {
+    "gb18030": (range(0xB0, 0xD8), range(0xA1, 0xA4)),
+    "cp950": (range(0xA4, 0xC7), range(0xA1, 0xA4)),
+    "cp949": (range(0xB0, 0xC9), range(0xA1, 0xA4)),
+}
 
 
 def refuse_foreign(path: Path, suffix: str) -> None:

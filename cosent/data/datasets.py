@@ -5,40 +5,33 @@ Shapes: n examples, K texts in each, N texts, T tokens.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
-from itertools import chain
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, Value, config
+from datasets import Dataset, Features, Value
 from datasets import List as ListOf
 from numpy.typing import NDArray
 from pyarrow import compute
 
 from cosent.data.formats import FORMATS, DataFormat, Example
-from cosent.data.layouts import Columns
 from cosent.data.lines import MAX_TEXT_BYTES
 from cosent.data.positives import PositiveGroups, is_match, matching_pairs
-from cosent.data.readers import ExampleReader, OnBadRows, ReadReport, joint_report
+from cosent.data.readers import OnBadRows, ReadReport, joint_report, open_readers, read_all
+from cosent.data.record_files import CHARACTERS_A_BLOCK, ROWS_A_BLOCK, writable_cache, write_examples
 from cosent.data.shown import shown
-from cosent.data.sources import Data, name_of, sources_of
+from cosent.data.sources import Data
 from cosent.data.token_cache import cached_file, discard, discard_damaged, is_sealed, seal
-from cosent.errors import DataError, UserError
+from cosent.errors import DataError
 from cosent.model.encoder import SentenceBert
 from cosent.model.tokens import is_truncated, tokenize, tokenizer_digest
 
 logger = logging.getLogger(__name__)
 
-_LABELS = {float: pa.float64(), str: pa.string()}
 _INT64 = Value("int64")
-_ROWS_A_BLOCK = 10_000
-_CHARACTERS_A_BLOCK = 2**25
 
 
 @dataclass(frozen=True)
@@ -59,6 +52,11 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def name(self) -> str:
+        """The name of the source, for messages."""
+        return self.report.path
 
     @property
     def texts(self) -> Iterable[list[str]]:
@@ -95,15 +93,13 @@ class Records:
             DataError: if labels do not say what matches, or no pair matches.
         """
         if FORMATS[self.data_format].label is not float:
-            raise DataError(f"{self.report.path} holds {self.data_format}; pairs become triplets")
+            raise DataError(f"{self.name} holds {self.data_format}; pairs become triplets")
         matches = is_match(self.labels, positive_label_min)
         if matches is None:
-            raise DataError(
-                f"{self.report.path}: labels are graded; positive_label_min says from which one on a pair matches"
-            )
+            raise DataError(f"{self.name}: labels are graded; positive_label_min says from which one on a pair matches")
         if not matches.any():
-            raise DataError(f"{self.report.path}: no pair matches, so there is no positive to learn from")
-        rows, digest = _to_arrow(matching_pairs(self.texts, matches, use_negatives=use_negatives))
+            raise DataError(f"{self.name}: no pair matches, so there is no positive to learn from")
+        rows, digest = write_examples(matching_pairs(self.texts, matches, use_negatives=use_negatives))
         if use_negatives:
             anchors = {texts[0] for texts in _Texts(rows)}
             others = [texts[0] for texts, match in zip(self.texts, matches, strict=True) if not match]
@@ -131,8 +127,9 @@ class Records:
             if lowest == highest:
                 is_score = FORMATS[self.data_format].label is float
                 value = f"label is {lowest:g}" if is_score else f"text is of class {lowest!r}"
-                raise DataError(f"{self.report.path}: every {value}; there is nothing to tell apart")
-        return TextDataset(self, _tokenize(self, model))
+                raise DataError(f"{self.name}: every {value}; there is nothing to tell apart")
+        tokenization = _tokenization(model)
+        return TextDataset(self, _tokenize(self, model, tokenization), tokenization)
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ class _Texts:
     rows: Dataset
 
     def __iter__(self) -> Iterator[list[str]]:
-        for block in self.rows.with_format("arrow").iter(_ROWS_A_BLOCK):
+        for block in self.rows.with_format("arrow").iter(ROWS_A_BLOCK):
             yield from block["texts"].to_pylist()
 
 
@@ -155,10 +152,12 @@ class TextDataset:
         tokens: the columns "input_ids" (T,), the concatenated tokens of an example's texts; "lengths" (K,); "text_ids"
             (K,), equal for texts with equal tokens; "truncated", the number of truncated texts; and "labels", a score
             or an id of the class.
+        tokenization: digest of what the tokens depend on besides the texts.
     """
 
     records: Records
     tokens: Dataset
+    tokenization: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.records, Records):
@@ -175,9 +174,31 @@ class TextDataset:
         """The format of the examples."""
         return self.records.data_format
 
+    @property
+    def name(self) -> str:
+        """The name of the source, for messages."""
+        return self.records.name
+
+    def head(self, number: int) -> list[Example]:
+        """Return the first examples; the label of a class is its name.
+
+        Args:
+            number: the most to return.
+        """
+        rows = self.records.rows.select(range(min(number, len(self))))
+        return [Example(tuple(row["texts"]), row.get("label")) for row in rows]
+
     def select(self, indices: NDArray[np.int64]) -> "TextDataset":
         """Select examples by index."""
-        return TextDataset(self.records.select(indices), self.tokens.select(indices))
+        return replace(self, records=self.records.select(indices), tokens=self.tokens.select(indices))
+
+    def suiting(self, model: SentenceBert) -> "TextDataset":
+        """Return this dataset if it has the model's tokens, or else the same examples with them.
+
+        Args:
+            model: the model that is to embed the tokens.
+        """
+        return self if self.tokenization == _tokenization(model) else self.records.tokenize(model)
 
     @cached_property
     def num_texts(self) -> NDArray[np.int64]:
@@ -207,7 +228,7 @@ class TextDataset:
 
     def token_share(self, token_id: int | None) -> float:
         """Compute the share of a token among the tokens of the first 10,000 examples."""
-        some = self.tokens.select(range(min(len(self), _ROWS_A_BLOCK))).with_format("arrow")["input_ids"][:]
+        some = self.tokens.select(range(min(len(self), ROWS_A_BLOCK))).with_format("arrow")["input_ids"][:]
         return float(np.mean(some.combine_chunks().flatten().to_numpy() == token_id))
 
     def num_tokens(self, num_examples: int) -> int:
@@ -240,7 +261,8 @@ def read_records(
         source: a path: a TSV, CSV, JSON lines or Parquet file, optionally gzipped; a glob; a folder of such files or
             of `Dataset.save_to_disk`. Or a dataset of the Hub: "hub:owner/name", with "@revision", ":config" and
             ":split" if needed. Or a list of paths, a pandas DataFrame, a `datasets` Dataset or DatasetDict, or any
-            iterable of tuples or of dicts, one for each example.
+            iterable of tuples or of dicts, one for each example. Records are returned as they are, and those of a
+            dataset.
         data_format: the format: "pairs" (text, text, score), "sentences", "triplets" (anchor, positive, negatives) or
             "classes" (text, class); "auto" detects it from column names and fields.
         text_columns: the text columns, by name or, without a header, by position from 0.
@@ -260,13 +282,24 @@ def read_records(
         TypeError: if the source is of a type that is not taken; the message lists those that are.
         ValueError: if the format is unknown.
     """
-    columns = Columns(data_format, text_columns, label_column, likely_format)
-    sources = sources_of(source, split=split, revision=revision, usual=usual_split)
-    readers = [ExampleReader(part, columns, on_bad_rows=on_bad_rows, max_text_bytes=max_text_bytes) for part in sources]
-    rows, digest = _to_arrow(_of_one_format(readers))
+    if isinstance(source, (Records, TextDataset)):
+        return source.records if isinstance(source, TextDataset) else source
+    readers = open_readers(
+        source,
+        data_format=data_format,
+        text_columns=text_columns,
+        label_column=label_column,
+        on_bad_rows=on_bad_rows,
+        likely_format=likely_format,
+        max_text_bytes=max_text_bytes,
+        split=split,
+        revision=revision,
+        usual_split=usual_split,
+    )
+    rows, digest = write_examples(read_all(readers))
     found = readers[0].data_format
     assert found is not None  # otherwise there was no row, which is an error
-    return Records(found, rows, joint_report([reader.report for reader in readers], name_of(sources)), digest)
+    return Records(found, rows, joint_report(readers), digest)
 
 
 def load_data(source: Data, model: SentenceBert, **options: Any) -> TextDataset:
@@ -287,78 +320,28 @@ def load_data(source: Data, model: SentenceBert, **options: Any) -> TextDataset:
     return read_records(source, **options).tokenize(model)
 
 
-def _of_one_format(readers: list[ExampleReader]) -> Iterator[Example]:
-    """Yield the examples of several sources, which must have the same format."""
-    first = readers[0]
-    for reader in readers:
-        if reader is not first and reader.columns.likely is None:
-            reader.columns = replace(reader.columns, likely=first.data_format)
-        for example in reader:
-            if reader.data_format != first.data_format:
-                raise DataError(
-                    f"{reader.source.name} holds {reader.data_format}, and {first.source.name} {first.data_format}: "
-                    "examples are read together only if they have one format"
-                )
-            yield example
+def check_model(model: Any) -> None:
+    """Refuse what is no model, such as a path.
+
+    Raises:
+        TypeError: if so.
+    """
+    if not isinstance(model, SentenceBert):
+        raise TypeError(f"model must be a SentenceBert, such as SentenceBert('folder'); got {shown(model)}")
 
 
-def _to_arrow(examples: Iterable[Example]) -> tuple[Dataset, str]:
-    """Write examples to an Arrow file named by a digest of its content, and return the rows and the digest."""
-    folder = Path(config.HF_DATASETS_CACHE) / "cosent"
-    with _writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        return _write(examples, folder)
+def _tokenization(model: SentenceBert) -> str:
+    """Compute a digest of what the tokens of a text depend on.
+
+    Raises:
+        TypeError: if the model is none.
+    """
+    check_model(model)
+    depends_on = repr((tokenizer_digest(model.tokenizer), model.max_length, model.prepare(["Aa"])))
+    return blake2b(depends_on.encode(), digest_size=16).hexdigest()
 
 
-def _write(examples: Iterable[Example], folder: Path) -> tuple[Dataset, str]:
-    unfinished = folder / f"unfinished-{uuid4().hex}.arrow"  # process ids are not unique on a shared folder
-    content = blake2b(digest_size=16)
-    blocks = _blocks(examples)
-    first = next(blocks)
-    label = _LABELS.get(type(first[0].label))
-    schema = pa.schema([("texts", pa.list_(pa.string())), *([("label", label)] if label else [])])
-    try:
-        with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-            for block in chain([first], blocks):
-                columns = {"texts": [example.texts for example in block], "label": [example.label for example in block]}
-                batch = pa.record_batch([pa.array(columns[column.name], column.type) for column in schema], schema)
-                for buffer in (buffer for column in batch.columns for buffer in column.buffers() if buffer):
-                    content.update(buffer)
-                writer.write_batch(batch)
-        finished = folder / f"records-{content.hexdigest()}.arrow"
-        unfinished.replace(finished)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return Dataset.from_file(str(finished)), content.hexdigest()
-
-
-def _blocks(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Collect examples in lists, which are shorter if texts are long."""
-    block: list[Example] = []
-    characters = 0
-    for example in examples:
-        block.append(example)
-        characters += sum(map(len, example.texts))
-        if len(block) == _ROWS_A_BLOCK or characters >= _CHARACTERS_A_BLOCK:
-            yield block
-            block, characters = [], 0
-    if block:
-        yield block
-
-
-@contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """Turn an error in writing to the cache into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"the cache {folder} cannot be written: {reason}. The environment variable HF_DATASETS_CACHE names another"
-        ) from error
-
-
-def _tokenize(records: Records, model: SentenceBert) -> Dataset:
+def _tokenize(records: Records, model: SentenceBert, tokenization: str) -> Dataset:
     limit = model.max_length
 
     def tokenize_rows(rows: dict[str, list]) -> pa.Table:
@@ -378,7 +361,7 @@ def _tokenize(records: Records, model: SentenceBert) -> Dataset:
     features = {"input_ids": ListOf(Value("int32")), "lengths": ListOf(Value("int32")), "text_ids": ListOf(_INT64)}
     label = {float: Value("float64"), str: _INT64, None: None}[FORMATS[records.data_format].label]
     # the fingerprint covers what the tokens depend on: the default one would also hash the model's weights
-    depends_on = repr((records.digest, tokenizer_digest(model.tokenizer), limit, model.prepare(["Aa"])))
+    depends_on = repr((records.digest, tokenization))
     return _cached_map(
         records.rows,
         tokenize_rows,
@@ -394,10 +377,10 @@ def _cached_map(
     """Apply a function to all rows and cache the result with `datasets`; a damaged result is recreated."""
     path = cached_file(rows, new_fingerprint)
     options |= {"new_fingerprint": new_fingerprint, "remove_columns": rows.column_names, "batched": True}
-    options["batch_size"] = min(1_000, max(1, _CHARACTERS_A_BLOCK * len(rows) // max(rows.data.nbytes, 1)))
+    options["batch_size"] = min(1_000, max(1, CHARACTERS_A_BLOCK * len(rows) // max(rows.data.nbytes, 1)))
     if path is None:
         return rows.map(function, **options)
-    with _writable(path.parent):
+    with writable_cache(path.parent):
         discard_damaged(path)
         try:
             mapped = rows.map(function, **options)

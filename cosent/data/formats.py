@@ -198,6 +198,7 @@ def to_text(value: Any, name: str) -> str:
     return text
 
 
+_HEXADECIMAL = re.compile(r"[+-]?0[xX][\da-fA-F]+")
 # Notations of numbers that Python does not read, and what to do; no text fits two of them.
 _NUMBERS = tuple(
     (re.compile(pattern), what)
@@ -207,6 +208,8 @@ _NUMBERS = tuple(
         (r"\d+([.,]\d+)? ?[/⁄] ?\d+", "a fraction; write 0.8 for 4/5"),
         (r"\d{4}[-/.]\d\d?[-/.]\d\d?.*|\d\d?[-/.]\d\d?[-/.]\d{4}.*|\d\d?:\d\d.*", "a date or a time"),
         (r"""["'].*\d["']""", "a number in quotation marks; write it without them"),
+        (r"[+-]?\d[\d_]*(\.[\d_]*)?", "a number with underscores; write it without them"),
+        (_HEXADECIMAL.pattern, "a hexadecimal number; write it in decimal"),
     )
 )
 _TRUTH = "true false yes no t f y n 是 否 对 错"
@@ -215,15 +218,20 @@ _LABEL_WORDS = frozenset(f"{_TRUTH} {_VERDICTS} match nomatch duplicate positive
 
 
 def is_number(text: str) -> bool:
-    """Tell whether a text is a finite number, or a notation that Python does not read, such as 0,137, 85%, 4/5 or $3.
+    """Tell whether a text is a number, or a notation that Python does not read, such as 0,137, 85%, 4/5, 0x1 or $3.
+
+    Numbers that are not finite count, too: in a column of labels, they are bad labels, and no texts.
 
     Args:
         text: the text of a field.
     """
     try:
-        return math.isfinite(float(text))
+        float(text)
+        return True
     except ValueError:
         plain = unicodedata.normalize("NFKC", text.strip())
+        if _HEXADECIMAL.fullmatch(plain):
+            return True
         has_letters = any(map(str.isalpha, plain)) and not _NUMBERS[0][0].fullmatch(plain)
         return not has_letters and any(map(str.isdecimal, plain))
 
@@ -258,6 +266,8 @@ def to_score(value: Any) -> float:
         ValueError: if the value is not a finite number.
     """
     try:
+        if isinstance(value, str) and "_" in value:
+            raise ValueError  # Python would read 1_0 as 10
         label = float(value)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"label {shown(value)} is no number{_instead(value)}") from None
@@ -270,6 +280,10 @@ def _to_class(value: Any) -> str:
     is_missing = isinstance(value, float) and math.isnan(value)
     if is_missing or not isinstance(value, (str, int, float, Decimal)):
         raise ValueError(f"the class is {shown(value)}")
+    if isinstance(value, bool):
+        value = str(value).lower()  # as in JSON and in text
+    elif not isinstance(value, str) and value == value // 1:
+        value = f"{value:.0f}"  # 1.0, which some writers make of 1
     return to_text(str(value), "class")
 
 

@@ -142,6 +142,10 @@ class Columns:
         if isinstance(self.texts, str):
             names = tuple(name.strip() for name in self.texts.split(","))
             raise TypeError(f"text_columns must be a tuple of names, got {self.texts!r}; use text_columns={names}")
+        if self.texts is not None:
+            object.__setattr__(self, "texts", tuple(map(str, self.texts)))
+        if self.label is not None:
+            object.__setattr__(self, "label", str(self.label))
         twice = next((name for name in self._declared if self._declared.count(name) > 1), None)
         if twice is not None:
             raise UserError(f"text_columns and label_column name {twice!r} twice; name each column once")
@@ -205,6 +209,7 @@ class Columns:
             texts, labels = self._names(kind, known)
             if texts and (labels or kind.label is None or not self.needs_label):
                 self._check_distinct([*texts, *labels], names)
+                self._check_only(kind, texts, labels, known)
                 self._check_label(data_format, texts)
                 any_negatives = kind.any_negatives and self.texts is None
                 # two declared text columns may still be a pair whose label column was not declared
@@ -221,6 +226,22 @@ class Columns:
             same = [other for other in names if other == name or name not in self._declared and _is_same(other, name)]
             if len(same) > 1:
                 raise ValueError(f"has several columns {shown_names(same)}; rename those that are not meant")
+
+    def _check_only(self, kind: Format, texts: list[str], labels: list[str], known: dict[str, str]) -> None:
+        """Refuse to choose between several known columns of texts, or of labels."""
+        candidates = [names for names in kind.text_columns if all(name in known for name in names)]
+        further = (sorted({known[name] for name in names} - set(texts)) for names in candidates)
+        if self.texts is None and (more := next(filter(None, further), None)):
+            raise ValueError(
+                f"has the columns {shown_names(texts)} and {shown_names(more)}, any of which could be the texts; "
+                "name those that are meant with text_columns"
+            )
+        found = [known[name] for name in kind.label_columns if name in known and known[name] not in texts]
+        if self.label is None and self.needs_label and len(found) > 1:
+            raise ValueError(
+                f"has the columns {shown_names(found)}, any of which could be the labels; name the one that is meant "
+                "with label_column"
+            )
 
     def _check_label(self, data_format: DataFormat, texts: list[str]) -> None:
         """Refuse expected pairs without a label, which would be another task as triplets."""

@@ -1,6 +1,6 @@
-"""Checks of data before training: repetitions, contradictions, leaks, damaged texts.
+"""Checks of a data file before training: repetitions, contradictions, damaged texts.
 
-Shapes: n examples in a file, K texts in each, N texts in all of them, U distinct texts in all files.
+Shapes: n examples in a file, K texts in each, N texts in all of them.
 """
 
 import re
@@ -19,8 +19,9 @@ from cosent.data.clues import TAB, TAB_SEPARATED, to_csv
 from cosent.data.formats import FORMATS, DataFormat, Example
 from cosent.data.graphs import components
 from cosent.data.positives import is_match
-from cosent.data.readers import ExampleReader
+from cosent.data.readers import ExampleReader, read_all
 from cosent.data.rows import suffix_of
+from cosent.data.sources import name_of
 
 if TYPE_CHECKING:
     from cosent.data.datasets import Records  # which imports torch
@@ -77,14 +78,16 @@ class Split:
     examples: list[Example]
 
     @classmethod
-    def read(cls, reader: ExampleReader) -> "Split":
-        """Read the examples of a file and their line numbers."""
+    def read(cls, *readers: ExampleReader) -> "Split":
+        """Read the examples of a source and their places; those of a source in several parts are numbered."""
         places, examples = [], []
-        for example in reader:
-            places.append(reader.place)
+        for number, example in enumerate(read_all(readers), start=1):
+            places.append(readers[0].place if len(readers) == 1 else number)
             examples.append(example)
-        assert reader.data_format is not None  # otherwise there was no row, which is an error
-        return cls(reader.source.name, reader.data_format, reader.unit, places, examples)
+        data_format = readers[0].data_format
+        assert data_format is not None  # otherwise there was no row, which is an error
+        unit = readers[0].unit if len(readers) == 1 else "example"
+        return cls(name_of([reader.source for reader in readers]), data_format, unit, places, examples)
 
     @classmethod
     def of(cls, records: "Records") -> "Split":
@@ -92,7 +95,7 @@ class Split:
         labels = records.labels.tolist() if "label" in records.rows.column_names else [None] * len(records)
         examples = [Example(tuple(texts), label) for texts, label in zip(records.texts, labels, strict=True)]
         places = list(range(1, len(examples) + 1))
-        return cls(records.report.path, records.data_format, "example", places, examples)
+        return cls(records.name, records.data_format, "example", places, examples)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -173,85 +176,6 @@ def check_split(split: Split, positive_label_min: float | None = None) -> list[F
         effect = "there is nothing to tell apart: no loss learns from it, and no metric is defined on it"
         findings.append(Finding("every label is the same", len(split), len(split), effect))
     return [finding for finding in findings if finding.count]
-
-
-def check_leaks(earlier: Split, later: Split) -> list[Finding]:
-    """Check two files for leaks.
-
-    Args:
-        earlier: usually the training data.
-        later: the held-out data.
-
-    Returns:
-        A finding for each kind of leak present, counted in the later file's examples.
-    """
-    findings = []
-    exact = _Shared(earlier, later, TextIds())
-    loose = _Shared(earlier, later, TextIds(normalized))
-    name = earlier.path
-    memory = "what was trained on is measured again, so the figure flatters"
-    if FORMATS[later.data_format].label is float:
-        findings.append(exact.finding(f"pairs that stand in {name}, either way round", exact.whole, memory))
-        findings.append(
-            loose.finding(
-                f"pairs that stand in {name} but for case, width, spaces or punctuation",
-                loose.whole & ~exact.whole,
-                memory,
-            )
-        )
-    findings.append(exact.finding(f"examples with a text of {name}", exact.any_text, memory))
-    findings.append(
-        loose.finding(
-            f"examples with a text of {name} but for case, width, spaces or punctuation",
-            loose.any_text & ~exact.any_text,
-            memory,
-        )
-    )
-    findings.append(
-        loose.finding(
-            f"examples that hang together with {name} through any chain of shared texts",
-            loose.connected,
-            "they are about texts that training has seen from another side; the rest measures what is new",
-        )
-    )
-    return [finding for finding in findings if finding.count]
-
-
-class _Shared:
-    """Finds the examples of a file that share texts, under some key, with another file."""
-
-    def __init__(self, earlier: Split, later: Split, ids: TextIds):
-        self.earlier, self.later = earlier, later
-        first, second = (
-            ids.of(text for example in split.examples for text in example.texts) for split in (earlier, later)
-        )
-        size = len(ids.known)
-        known = np.zeros(size, dtype=bool)
-        known[first] = True
-        self.any_text = _any_of_rows(known[second], later.widths)
-        self.whole = np.zeros(len(later), dtype=bool)
-        if FORMATS[earlier.data_format].label is FORMATS[later.data_format].label is float:
-            one, other = (np.sort(part.reshape(-1, 2), axis=1) @ [size, 1] for part in (first, second))
-            self.whole = np.isin(other, one)
-        component = components(*_edges([(first, earlier.widths), (second, later.widths)]), size)
-        reached = np.zeros(size, dtype=bool)
-        reached[component[first]] = True
-        self.connected = _any_of_rows(reached[component[second]], later.widths)
-
-    def finding(self, what: str, found: NDArray[np.bool_], effect: str) -> Finding:
-        """Make a finding about some of the later file's examples."""
-        numbers = np.flatnonzero(found)
-        return Finding(what, len(numbers), len(found), effect, [self.later.show(n) for n in numbers[:SHOWN_EXAMPLES]])
-
-
-def _edges(parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Make edges from each example's first text to each of its texts."""
-    firsts = [np.repeat(texts[np.cumsum(widths) - widths], widths) for texts, widths in parts]
-    return np.concatenate(firsts), np.concatenate([texts for texts, _ in parts])
-
-
-def _any_of_rows(values: NDArray[np.bool_], widths: NDArray[np.int64]) -> NDArray[np.bool_]:
-    return np.logical_or.reduceat(values, np.cumsum(widths) - widths) if len(widths) else np.zeros(0, dtype=bool)
 
 
 def _repeated(split: Split, ids: NDArray[np.int64]) -> Finding:

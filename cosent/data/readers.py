@@ -4,18 +4,18 @@
 """
 
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, get_args
 
 from cosent.data.formats import FORMATS, DataFormat, Example
 from cosent.data.layouts import Columns, Layout
 from cosent.data.lines import MAX_TEXT_BYTES
 from cosent.data.rows import PlacedRow, Row
 from cosent.data.shown import clipped, shown, shown_names
-from cosent.data.sources import Source, file_source
+from cosent.data.sources import Data, Source, file_source, name_of, sources_of
 from cosent.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -57,19 +57,74 @@ class ReadReport:
         return f"{self.path}: {self.num_bad:,} of {self.num_rows:,} rows cannot be used\n{lines}"
 
 
-def joint_report(reports: list[ReadReport], name: str) -> ReadReport:
-    """Join the reports of several sources.
+def open_readers(
+    source: Data,
+    *,
+    data_format: DataFormat = "auto",
+    text_columns: tuple[str, ...] | None = None,
+    label_column: str | None = None,
+    on_bad_rows: OnBadRows = "error",
+    likely_format: DataFormat | None = None,
+    max_text_bytes: int = MAX_TEXT_BYTES,
+    split: str | None = None,
+    revision: str | None = None,
+    usual_split: str = "train",
+    streaming: bool = False,
+) -> "list[ExampleReader]":
+    """Open all parts of a source; `read_records` documents the arguments.
+
+    With `streaming`, a dataset of the Hub is downloaded while it is read, instead of before, and the first bad row is
+    an error at once.
+
+    Returns:
+        A reader for each part; there is at least one.
+
+    Raises:
+        DataError: if a path, a dataset or a split does not exist.
+        TypeError: if the source is of a type that is not taken.
+        ValueError: if the format is unknown.
+    """
+    columns = Columns(data_format, text_columns, label_column, likely_format)
+    parts = sources_of(source, split=split, revision=revision, usual=usual_split, streaming=streaming)
+    options: dict[str, Any] = {"on_bad_rows": on_bad_rows, "max_text_bytes": max_text_bytes, "is_stream": streaming}
+    return [ExampleReader(part, columns, **options) for part in parts]
+
+
+def read_all(readers: "Sequence[ExampleReader]") -> Iterator[Example]:
+    """Yield the examples of all parts of a source, which must have the same format.
 
     Args:
-        reports: at least one report.
-        name: name of the sources together.
+        readers: a reader for each part.
+
+    Raises:
+        DataError: as in `ExampleReader`, and if the parts have different formats.
     """
+    first = readers[0]
+    for reader in readers:
+        if reader is not first and reader.columns.likely is None:
+            reader.columns = replace(reader.columns, likely=first.data_format)
+        for example in reader:
+            if reader.data_format != first.data_format:
+                raise DataError(
+                    f"{reader.source.name} holds {reader.data_format}, and {first.source.name} {first.data_format}: "
+                    "examples are read together only if they have one format"
+                )
+            yield example
+
+
+def joint_report(readers: "list[ExampleReader]") -> ReadReport:
+    """Join the reports of all parts of a source.
+
+    Args:
+        readers: a reader for each part; there is at least one.
+    """
+    reports = [reader.report for reader in readers]
     if len(reports) == 1:
         return reports[0]
     problems = [f"{report.path}, {problem}" for report in reports for problem in report.problems]
     remarks = [f"{report.path}: {remark}" for report in reports for remark in report.remarks]
     return ReadReport(
-        name,
+        name_of([reader.source for reader in readers]),
         sum(report.num_rows for report in reports),
         sum(report.num_bad for report in reports),
         problems[:_SHOWN_PROBLEMS],
@@ -90,6 +145,7 @@ class ExampleReader:
         on_bad_rows: "error" raises at the end of the source if any row is bad, "skip" leaves bad rows out.
         max_text_bytes: bytes at most in a line, in a row of a .csv file, and in a text of a table; a row beyond that is
             bad.
+        is_stream: whether the source may not end soon: "error" then raises at the first bad row.
 
     Attributes:
         data_format: the format of the rows; None before the first example.
@@ -109,8 +165,11 @@ class ExampleReader:
         *,
         on_bad_rows: OnBadRows = "error",
         max_text_bytes: int = MAX_TEXT_BYTES,
+        is_stream: bool = False,
     ):
         self.source = source if isinstance(source, Source) else file_source(source)
+        if on_bad_rows not in get_args(OnBadRows):
+            raise ValueError(f"on_bad_rows must be one of {', '.join(get_args(OnBadRows))}, got {on_bad_rows!r}")
         self.columns = columns or Columns()
         self.on_bad_rows = on_bad_rows
         self.max_text_bytes = max_text_bytes
@@ -118,6 +177,7 @@ class ExampleReader:
         self.data_format: DataFormat | None = None
         self.unit = self.source.unit
         self.place = 0
+        self.is_stream = is_stream
         self._said: set[str] = set()
 
     def __iter__(self) -> Iterator[Example]:
@@ -129,12 +189,15 @@ class ExampleReader:
         if not self.report.num_rows:
             raise DataError(f"{self.source.name} is empty: it holds no rows")
         if self.report.num_bad and self.on_bad_rows == "error":
-            hint = self._hint()
-            raise DataError(
-                f"{self.report}\n{hint}{' ' if hint else ''}Mend them, or leave them out with on_bad_rows='skip'."
-            )
+            self._refuse_bad()
         if self.report.num_bad == self.report.num_rows:
             raise DataError("\n".join(filter(None, (f"no row is left\n{self.report}", self._hint()))))
+
+    def _refuse_bad(self) -> NoReturn:
+        hint = self._hint()
+        raise DataError(
+            f"{self.report}\n{hint}{' ' if hint else ''}Mend them, or leave them out with on_bad_rows='skip'."
+        )
 
     def _hint(self) -> str:
         """Explain in a sentence or two where bad rows may come from; "" if unknown."""
@@ -190,6 +253,8 @@ class ExampleReader:
                 yield from layout.examples(row)
             except ValueError as error:
                 self.report.add_problem(self.unit, self.place, str(error))
+                if self.is_stream and self.on_bad_rows == "error":
+                    self._refuse_bad()
 
     def _find(self, rows: list[Row]) -> Layout | None:
         """Detect the file's layout, and report what was guessed."""
@@ -207,6 +272,11 @@ class ExampleReader:
         names = self.source.class_names.get(str(layout.label), []) if layout is not None else []
         if not names or layout is None or FORMATS[layout.data_format].label is str:
             return names
+        if len(names) == 2 and names[1] != names[0] and names[1].endswith(names[0]):
+            raise DataError(
+                f"{self.source.name}: in the column {layout.label!r}, 0 is {names[0]!r} and 1 is {names[1]!r}, so that "
+                "1 would be no match; map them to scores, higher for a match"
+            )
         if len(names) != 2:
             raise DataError(
                 f"{self.source.name}: the column {layout.label!r} holds the classes {shown_names(names)}, which are no "

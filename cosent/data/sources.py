@@ -24,7 +24,7 @@ from cosent.data.tables import ChooseColumns, dataset_rows, frame_rows, python_r
 from cosent.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 # What `read_records` takes: a path, a table, or rows; or several paths or tables.
 Data = Any
@@ -65,6 +65,7 @@ class Source:
         remark: says what was guessed about the source, and how to override it; "" if nothing was.
         path: the file, if the source is one.
         is_repeatable: whether the rows can be read more than once.
+        is_shared: whether several worker processes of a data loader would each get a part of the rows.
         class_names: names of the classes behind the numbers of a column, by column.
     """
 
@@ -75,11 +76,17 @@ class Source:
     remark: Callable[[], str] = str
     path: Path | None = None
     is_repeatable: bool = True
+    is_shared: bool = False
     class_names: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def sources_of(
-    data: Data, *, split: str | None = None, revision: str | None = None, usual: str = "train"
+    data: Data,
+    *,
+    split: str | None = None,
+    revision: str | None = None,
+    usual: str = "train",
+    streaming: bool = False,
 ) -> list[Source]:
     """Find the sources that make up some data.
 
@@ -88,6 +95,7 @@ def sources_of(
         split: the split to take from a dataset of the Hub, a DatasetDict or a folder. None: the only one, or `usual`.
         revision: revision of a dataset of the Hub.
         usual: what the data is for: "train", "validation" or "test".
+        streaming: whether to download a dataset of the Hub while it is read, instead of before.
 
     Returns:
         At least one source; several files are several sources.
@@ -99,19 +107,21 @@ def sources_of(
     if isinstance(data, (str, Path)):
         if not str(data):
             raise DataError("the path of the data is empty")
-        return _named(str(data), split, revision, usual)
-    if revision is not None or split is not None and not (_is_of("datasets", "DatasetDict", data) or _is_list(data)):
+        return _named(str(data), split, revision, usual, streaming)
+    if revision is not None or split is not None and not (is_dataset_dict(data) or _is_list(data)):
         raise DataError(f"data of type {type(data).__name__} has no splits or revisions; {_WHAT_HAS_SPLITS}")
     if _is_of("pandas", "DataFrame", data):
         return [Source("the DataFrame", "row", partial(frame_rows, data, "the DataFrame"))]
     if _is_of("datasets", "Dataset", data):
         return [_dataset_source(data, "the Dataset")]
-    if _is_of("datasets", "DatasetDict", data):
-        taken, remark = _choose_split(list(data), split, usual, "the DatasetDict")
-        return [_dataset_source(data[taken], f"{taken} of the DatasetDict", remark)]
+    if _is_of("datasets", "IterableDataset", data):
+        return [_stream_source(data, "the IterableDataset")]
+    if is_dataset_dict(data):
+        return [_of_loaded(data, split, usual, f"the {type(data).__name__}")]
     if _is_list(data):
         _check_not_texts(data)
-        return [source for part in data for source in sources_of(part, split=split, revision=revision, usual=usual)]
+        options: dict[str, Any] = {"split": split, "revision": revision, "usual": usual, "streaming": streaming}
+        return [source for part in data for source in sources_of(part, **options)]
     if isinstance(data, (Mapping, bytes)) or not isinstance(data, Iterable):
         raise TypeError(f"data must be {TAKEN}; got {shown(data)} of type {type(data).__name__}")
     name = f"the {type(data).__name__}"
@@ -164,9 +174,9 @@ def name_of(sources: list[Source]) -> str:
     return sources[0].name if len(sources) == 1 else f"{sources[0].name} and {len(sources) - 1:,} more"
 
 
-def _named(name: str, split: str | None, revision: str | None, usual: str) -> list[Source]:
+def _named(name: str, split: str | None, revision: str | None, usual: str, streaming: bool) -> list[Source]:
     if name.startswith(HUB):
-        return [_hub_source(name, split, revision, usual)]
+        return [_hub_source(name, split, revision, usual, streaming)]
     if revision is not None:
         raise DataError(f"{name} has no revisions: revision is for data of the Hub, hub:owner/name")
     if _is_saved(Path(name)):
@@ -239,13 +249,14 @@ def _hub_parts(name: str) -> tuple[str, str | None, str | None, str | None]:
     return repository, revision, config or None, split
 
 
-def _hub_source(name: str, split: str | None, revision: str | None, usual: str) -> Source:
+def _hub_source(name: str, split: str | None, revision: str | None, usual: str, streaming: bool) -> Source:
     from datasets import load_dataset
 
     repository, its_revision, config, its_split = _hub_parts(name)
     given = split or its_split
     with _loading(name):
-        loaded = load_dataset(repository, config, split=given, revision=revision or its_revision)
+        options: dict[str, Any] = {"streaming": True} if streaming else {}
+        loaded = load_dataset(repository, config, split=given, revision=revision or its_revision, **options)
     return _of_loaded(loaded, None, usual, name)
 
 
@@ -257,15 +268,27 @@ def _saved_source(name: str, split: str | None, usual: str) -> Source:
 
 
 def _of_loaded(loaded: Any, split: str | None, usual: str, name: str) -> Source:
-    if not isinstance(loaded, dict):
-        return _dataset_source(loaded, name)
-    taken, remark = _choose_split(list(loaded), split, usual, name)
-    return _dataset_source(loaded[taken], name if taken in name else f"{taken} of {name}", remark)
+    remark = ""
+    if isinstance(loaded, dict):
+        taken, remark = _choose_split(list(loaded), split, usual, name)
+        loaded, name = loaded[taken], name if taken in name else f"{taken} of {name}"
+    make = _dataset_source if hasattr(loaded, "__len__") else _stream_source
+    return make(loaded, name, remark)
 
 
 def _dataset_source(dataset: "Dataset", name: str, remark: str = "") -> Source:
-    names = {column: feature.names for column, feature in dataset.features.items() if hasattr(feature, "int2str")}
+    names = _class_names(dataset.features)
     return Source(name, "row", partial(dataset_rows, dataset, name), remark=lambda: remark, class_names=names)
+
+
+def _stream_source(dataset: "IterableDataset", name: str, remark: str = "") -> Source:
+    names = _class_names(dataset.features or {})
+    rows = partial(python_rows, dataset, name)
+    return Source(name, "row", rows, remark=lambda: remark, is_shared=True, class_names=names)
+
+
+def _class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {column: feature.names for column, feature in features.items() if hasattr(feature, "int2str")}
 
 
 @contextmanager
@@ -283,6 +306,24 @@ def _loading(name: str) -> Iterator[None]:
         if name.startswith(HUB):
             hint = ". Without a network, it must have been loaded before; a private repository needs HF_TOKEN"
         raise DataError(f"{name} cannot be loaded: {clipped(str(error)) or type(error).__name__}{hint}") from error
+
+
+def is_dataset_dict(data: Data) -> bool:
+    """Tell whether data is a DatasetDict or an IterableDatasetDict, one of whose splits is meant.
+
+    Args:
+        data: anything.
+    """
+    return _is_of("datasets", "DatasetDict", data) or _is_of("datasets", "IterableDatasetDict", data)
+
+
+def is_stream(data: Data) -> bool:
+    """Tell whether data is an IterableDataset, or a dict of them.
+
+    Args:
+        data: anything.
+    """
+    return _is_of("datasets", "IterableDataset", data) or _is_of("datasets", "IterableDatasetDict", data)
 
 
 def _is_saved(path: Path) -> bool:
@@ -304,7 +345,7 @@ def _check_not_texts(parts: list[Any]) -> None:
     """Refuse a list of texts, none of which is a path."""
     if not all(isinstance(part, str) for part in parts):
         return
-    if not any(name.startswith(HUB) or has_magic(name) or exists(name) for name in parts):
+    if not any(name.startswith(HUB) or has_magic(name) and " " not in name or exists(name) for name in parts):
         raise DataError(
             f"none of the paths {shown_names(parts)} exists. If they are texts, put each in a row of its own, as in "
             "[(text,), ...]"

@@ -4,15 +4,14 @@ A seal is a small file with the size and the CRC-32 of the file beside it. It is
 """
 
 import logging
-import zlib
 from pathlib import Path
 from uuid import uuid4
 
 from datasets import Dataset, is_caching_enabled
 
-logger = logging.getLogger(__name__)
+from cosent.files import checksum
 
-_BLOCK = 2**20
+logger = logging.getLogger(__name__)
 
 
 def cached_file(rows: Dataset, fingerprint: str) -> Path | None:
@@ -82,9 +81,4 @@ def _seal_of(path: Path) -> Path:
 
 
 def _content(path: Path) -> str:
-    size, checksum = 0, 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            size += len(block)
-            checksum = zlib.crc32(block, checksum)
-    return f"{size} {checksum:08x}\n"
+    return f"{checksum(path)}\n"

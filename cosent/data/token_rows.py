@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
-from pyarrow import compute
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class TokenRows:
     """The rows of a token dataset, read batch by batch.
 
     `datasets` builds Python objects for each row, which is too slow for a fast GPU. Here the columns are arrays over
-    the memory-mapped file, and a batch is copied out of them. In memory, each row takes 8 bytes each for the start of
-    its tokens and of its texts, and 8 more for its index if the dataset is a selection.
+    the memory-mapped file, and a batch is copied out of them. Memory does not grow with the data, except by 8 bytes for
+    each row of a selection.
 
     Args:
         tokens: the tokens of a `TextDataset`.
@@ -47,12 +46,10 @@ class TokenRows:
     def __init__(self, tokens: Dataset):
         self.tokens = tokens
         columns = {name: tokens.data.column(name) for name in tokens.column_names}
-        self._input_ids = _MappedNumbers(compute.list_flatten(columns["input_ids"]))
-        self._lengths = _MappedNumbers(compute.list_flatten(columns["lengths"]))
-        self._text_ids = _MappedNumbers(compute.list_flatten(columns["text_ids"]))
+        self._input_ids, self._lengths, self._text_ids = (
+            _MappedLists(columns[name]) for name in ("input_ids", "lengths", "text_ids")
+        )
         self._labels = _MappedNumbers(columns["labels"]) if "labels" in columns else None
-        self._token_bounds = _bounds(compute.list_value_length(columns["input_ids"]).to_numpy())
-        self._text_bounds = _bounds(compute.list_value_length(columns["lengths"]).to_numpy())
         # private, but `datasets` has no public access to a selection's indices other than copies
         selection = tokens._indices
         self._selected = None if selection is None else selection.column(0).to_numpy().astype(np.int64)
@@ -74,15 +71,33 @@ class TokenRows:
         rows = np.asarray(indices, dtype=np.int64)
         if self._selected is not None:
             rows = self._selected[rows]
-        tokens = self._token_bounds[rows], self._token_bounds[rows + 1]
-        texts = self._text_bounds[rows], self._text_bounds[rows + 1]
+        lengths = self._lengths.at(rows)
         return ExampleTokens(
-            input_ids=self._input_ids.between(*tokens),
-            lengths=self._lengths.between(*texts),
-            text_ids=self._text_ids.between(*texts),
-            num_texts=texts[1] - texts[0],
-            labels=None if self._labels is None else self._labels.between(rows, rows + 1),
+            input_ids=np.concatenate(self._input_ids.at(rows)),
+            lengths=np.concatenate(lengths),
+            text_ids=np.concatenate(self._text_ids.at(rows)),
+            num_texts=np.array([len(texts) for texts in lengths[1:]], dtype=np.int64),
+            labels=None if self._labels is None else self._labels.at(rows),
         )
+
+
+class _MappedLists:
+    """A chunked column of lists of numbers, read from Arrow's memory without a copy."""
+
+    def __init__(self, column: pa.ChunkedArray):
+        self._offsets = [chunk.offsets.to_numpy() for chunk in column.chunks]
+        self._values = [chunk.values.to_numpy() for chunk in column.chunks]
+        self._bounds = _bounds(column)
+        self._none = np.empty(0, column.type.value_type.to_pandas_dtype())
+
+    def at(self, rows: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Return views of the lists of rows, after an empty one, since np.concatenate needs at least one array."""
+        chunks = np.searchsorted(self._bounds, rows, side="right") - 1
+        lists = [self._none]
+        for chunk, row in zip(chunks.tolist(), (rows - self._bounds[chunks]).tolist(), strict=True):
+            offset = self._offsets[chunk].item
+            lists.append(self._values[chunk][offset(row) : offset(row + 1)])
+        return lists
 
 
 class _MappedNumbers:
@@ -90,17 +105,16 @@ class _MappedNumbers:
 
     def __init__(self, column: pa.ChunkedArray):
         self._chunks = [chunk.to_numpy() for chunk in column.chunks]
-        self._bounds = _bounds([len(chunk) for chunk in self._chunks])
-        self._none = np.empty(0, column.type.to_pandas_dtype())  # np.concatenate needs at least one array
+        self._bounds = _bounds(column)
+        self._dtype = column.type.to_pandas_dtype()
 
-    def between(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
-        """Copy and concatenate several ranges, each of which lies within one chunk."""
-        chunks = np.searchsorted(self._bounds, starts, side="right") - 1
-        first = self._bounds[chunks]
-        ranges = zip(chunks.tolist(), (starts - first).tolist(), (stops - first).tolist(), strict=True)
-        return np.concatenate([self._none, *[self._chunks[chunk][start:stop] for chunk, start, stop in ranges]])
+    def at(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Copy the numbers of rows."""
+        chunks = np.searchsorted(self._bounds, rows, side="right") - 1
+        places = zip(chunks.tolist(), (rows - self._bounds[chunks]).tolist(), strict=True)
+        return np.array([self._chunks[chunk].item(row) for chunk, row in places], dtype=self._dtype)
 
 
-def _bounds(counts: NDArray[np.int32] | list[int]) -> NDArray[np.int64]:
-    """Compute the start of each run from the counts, followed by the end of the last run."""
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+def _bounds(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Compute the number of the first row of each chunk, followed by that of all rows."""
+    return np.cumsum([0, *map(len, column.chunks)], dtype=np.int64)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cosent.evaluation.confusion import DECISION_METRICS
 from cosent.evaluation.metrics import calibration_bins
-from cosent.evaluation.scored import ComputeMetrics, ScoredPairs
+from cosent.evaluation.scored import ScoredPairs
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 1_000
@@ -51,7 +51,7 @@ def resampled_metrics(
         if pairs.probabilities is not None:
             statistics.append(_calibration(pairs.probabilities, pairs.matches))
     if pairs.compute_metrics is not None:
-        statistics.append(_own(pairs.compute_metrics, pairs.scores, pairs.labels))
+        statistics.append(_own(pairs))
     _, cluster = np.unique(pairs.clusters, return_inverse=True)
     blocks: list[dict[str, NDArray[np.float64]]] = []
     for draws in _draws(int(cluster.max()) + 1, num_resamples, max(1, _WEIGHTS_AT_ONCE // len(cluster)), seed):
@@ -224,15 +224,14 @@ def _calibration(probabilities: NDArray[np.float64], matches: NDArray[np.bool_])
     return statistic
 
 
-def _own(compute_metrics: ComputeMetrics, scores: NDArray[np.float64], labels: NDArray[np.float64]) -> _Statistic:
-    names = [str(name) for name in compute_metrics(scores, labels)]
+def _own(pairs: ScoredPairs) -> _Statistic:
+    names = list(pairs.own_metrics())
 
     def values(counts: NDArray[np.float64]) -> list[float]:
         if not np.isfinite(counts).all():  # there are too few clusters to draw from
             return [math.nan] * len(names)
-        rows = np.repeat(np.arange(len(counts)), counts.astype(np.int64))
-        drawn = compute_metrics(scores[rows], labels[rows])
-        return [float(drawn.get(name, math.nan)) for name in names]
+        drawn = pairs.select(np.repeat(np.arange(len(counts)), counts.astype(np.int64))).own_metrics()
+        return [drawn.get(name, math.nan) for name in names]
 
     def statistic(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         table = np.array([values(counts) for counts in weights], dtype=np.float64).reshape(len(weights), len(names))

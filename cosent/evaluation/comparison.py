@@ -4,14 +4,21 @@ Shapes: n pairs, R resamples.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cosent.evaluation.bootstrap import NUM_RESAMPLES, interval, resampled_metrics
+from cosent.data.datasets import Records, TextDataset, read_records
+from cosent.data.sources import Data
+from cosent.data.splits import component_of_examples
+from cosent.errors import UserError
+from cosent.evaluation.bootstrap import CONFIDENCE, NUM_RESAMPLES, interval, resampled_metrics
+from cosent.evaluation.evaluators import EvaluationOptions, evaluate, stored_options
 from cosent.evaluation.scored import ScoredPairs
+from cosent.model.encoder import SentenceBert
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,120 @@ class McNemar:
     only_first: int
     only_second: int
     p_value: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same pairs. Printed, it is a table of the differences.
+
+    Attributes:
+        differences: the differences by metric.
+        mcnemar: the test of their decisions. None: a model has no threshold, or labels do not say what matches.
+        first: the first model's scores.
+        second: the second model's scores.
+        records: the pairs.
+    """
+
+    differences: dict[str, Difference]
+    mcnemar: McNemar | None
+    first: ScoredPairs
+    second: ScoredPairs
+    records: Records
+
+    def __str__(self) -> str:
+        lines = [f"{'':20}{'A':>8}{'B':>10}{'B - A':>10}   {CONFIDENCE:.0%} interval        p"]
+        for name, difference in self.differences.items():
+            values = f"{difference.first:8.4f}{difference.second:10.4f}{difference.value:+10.4f}"
+            clear = " *" if difference.low > 0 or difference.high < 0 else ""
+            is_known = math.isfinite(difference.p_value)
+            ends = (
+                f"{difference.low:+.4f} to {difference.high:+.4f}   {difference.p_value:.3f}{clear}" if is_known else ""
+            )
+            lines.append(f"{name.replace('_', ' '):20}{values}   {ends}".rstrip())
+        lines.append("\n* the interval does not hold 0. Pairs that share a text were drawn together.")
+        if self.mcnemar is not None:
+            lines.append(
+                f"\nMcNemar: A alone is right about {self.mcnemar.only_first:,} pairs, B alone about "
+                f"{self.mcnemar.only_second:,}; p = {self.mcnemar.p_value:.3g}, if pairs were independent"
+            )
+        return "\n".join(lines)
+
+    @property
+    def disagreements(self) -> NDArray[np.int64]:
+        """(n,) indices of the pairs, those first that the models rank most differently."""
+        return disagreements(self.first, self.second)
+
+
+def compare(
+    first: SentenceBert | str | Path,
+    second: SentenceBert | str | Path,
+    data: TextDataset | Records | Data,
+    *,
+    positive_label_min: float | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    batch_size: int = 64,
+    show_progress_bar: bool = False,
+) -> Comparison:
+    """Compare two models on the same labelled pairs: is one better, or is the difference chance?
+
+    Args:
+        first: the first model, or its folder or hub id.
+        second: the second model.
+        data: pairs that neither model was trained on: a dataset, records, or any source that `read_records` takes.
+        positive_label_min: the lowest label of a match. None: that of the models' decisions; 0/1 labels need none.
+        num_resamples: bootstrap resamples, the same for both models.
+        seed: seed of the bootstrap.
+        batch_size: batch size in texts of 128 tokens.
+        show_progress_bar: whether to show progress on stderr.
+
+    Returns:
+        The differences, with paired intervals, and a test of the decisions.
+
+    Raises:
+        UserError: if the models differ in what a match is, or the data holds no pairs.
+        DataError: if the data cannot be used.
+        TypeError: if the data is of a type that is not taken.
+    """
+    if num_resamples < 1:
+        raise UserError(f"num_resamples must be at least 1 here, got {num_resamples}")
+    records = data.records if isinstance(data, TextDataset) else data
+    if not isinstance(records, Records):
+        records = read_records(records, data_format="pairs", usual_split="test")
+    if records.data_format != "pairs":
+        raise UserError(f"{records.name} holds {records.data_format}: models are compared on labelled pairs")
+    models = [one if isinstance(one, SentenceBert) else SentenceBert(one) for one in (first, second)]
+    least = _common_minimum(models) if positive_label_min is None else positive_label_min
+    options = EvaluationOptions(batch_size=batch_size, positive_label_min=least, show_progress_bar=show_progress_bar)
+    # tokenizers may treat different texts as equal, so clusters are computed from the texts themselves
+    clusters = component_of_examples(list(records.texts))
+    one, other = (replace(_scored(model, records, options), clusters=clusters) for model in models)
+    differences = paired_differences(one, other, num_resamples=num_resamples, seed=seed)
+    has_decisions = None not in (one.threshold, other.threshold) and one.matches is not None
+    return Comparison(differences, mcnemar(one, other) if has_decisions else None, one, other, records)
+
+
+def _scored(model: SentenceBert, records: Records, options: EvaluationOptions) -> ScoredPairs:
+    """Score the pairs with a model, and decide them by its own threshold."""
+    stored = stored_options(model)
+    options = replace(options, threshold=stored.threshold, calibration=stored.calibration)
+    pairs = evaluate(model, records.tokenize(model), options).pairs
+    assert pairs is not None  # as these are pairs
+    return pairs
+
+
+def _common_minimum(models: list[SentenceBert]) -> float | None:
+    """Return the lowest label of a match that the models store; both are measured by the same truth."""
+    known = [(model.name_or_path, model.settings.decision) for model in models]
+    stored = {decision.positive_label_min for _, decision in known if decision is not None}
+    if len(stored) > 1:
+        minima = ", ".join(
+            f"{name}: {'labels are 0 and 1' if decision.positive_label_min is None else decision.positive_label_min}"
+            for name, decision in known
+            if decision is not None
+        )
+        raise UserError(f"the models differ in what a match is ({minima}): give positive_label_min")
+    return stored.pop() if stored else None
 
 
 def paired_differences(

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosent.calibration import Calibration
-from cosent.data.datasets import TextDataset, load_data
+from cosent.data.datasets import TextDataset, check_model, load_data
 from cosent.data.formats import FORMATS, DataFormat
 from cosent.data.graphs import components
 from cosent.data.positives import is_match
 from cosent.data.sources import Data
-from cosent.distributed import num_ranks, on_first_rank, rank, sum_on_first_rank
-from cosent.errors import UserError
+from cosent.distributed import first_rank_first, num_ranks, on_first_rank, rank, sum_on_first_rank
+from cosent.errors import UserError, check_whole
 from cosent.evaluation.bootstrap import NUM_RESAMPLES, intervals, resampled_means, resampled_metrics
 from cosent.evaluation.geometry import (
     EFFECTIVE_RANK,
@@ -36,6 +37,7 @@ from cosent.evaluation.geometry import (
 from cosent.evaluation.metrics import BEST_DECISIONS, CORRELATIONS
 from cosent.evaluation.retrieval import NEIGHBORS, RETRIEVAL, neighbor_values, retrieval_values
 from cosent.evaluation.scored import ComputeMetrics, ScoredPairs
+from cosent.losses import loss_class
 from cosent.model.encoder import SentenceBert
 from cosent.model.tokens import Tokens
 from cosent.similarity import pairwise_cosine
@@ -43,6 +45,11 @@ from cosent.similarity import pairwise_cosine
 TRIPLETS = ("triplet_accuracy", "mean_margin")
 ALIGNMENT_PLUS_UNIFORMITY = "alignment_plus_uniformity"
 LOWER_IS_BETTER = (*GEOMETRY, ALIGNMENT_PLUS_UNIFORMITY)
+
+# Names of the arguments of `read_records`.
+READING = frozenset(
+    ("data_format", "text_columns", "label_column", "on_bad_rows", "max_text_bytes", "split", "revision")
+)
 
 _PAIRS_AT_ONCE = 65_536  # bounds the two (pairs, D) copies that scoring makes
 _DROPOUT_SEEDS = (0, 1 << 31)  # seeds of two views; each batch adds its number
@@ -77,6 +84,12 @@ class EvaluationOptions:
     num_neighbors: int = 10
     show_progress_bar: bool = False
     compute_metrics: ComputeMetrics | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("num_resamples", self.num_resamples, 0)
+        check_whole("num_neighbors", self.num_neighbors, 1)
+        if self.positive_label_min is not None and not isinstance(self.positive_label_min, Real):
+            raise UserError(f"positive_label_min must be a number, got {self.positive_label_min!r}")
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,8 @@ def evaluate(
         model: the encoder.
         data: a dataset of any format, or any source that `load_data` takes; of its splits, the test data.
         options: the options. None: the decisions of the model's stored threshold, if it has one, and intervals.
-        changes: single options to change, by name, such as `positive_label_min=4`.
+        changes: single options to change, by name, such as `positive_label_min=4`, and arguments of `read_records`,
+            such as `data_format="classes"`.
 
     Returns:
         For every format: "n" (the number of examples), "alignment" (if labels say what matches), "uniformity",
@@ -134,12 +148,15 @@ def evaluate(
         UserError: if an embedding is not finite, or the data cannot be evaluated; the message says why.
         TypeError: if the data is of a type that is not taken, or there is no such option.
     """
+    reading = {name: changes.pop(name) for name in READING & changes.keys()}
+    dataset = load_test_data(data, model, **reading)
     options = replace(options or stored_options(model), **changes)
-    dataset = data if isinstance(data, TextDataset) else load_data(data, model, usual_split="test")
+    if options.index is not None:
+        options = replace(options, index=options.index.suiting(model))
     index_format = options.index.data_format if options.index is not None else dataset.data_format
     if FORMATS[dataset.data_format].label is str and index_format != dataset.data_format:
         assert options.index is not None
-        path = options.index.records.report.path
+        path = options.index.name
         raise UserError(f"{path} holds {options.index.data_format}: texts with a class are looked for there")
     start = time.perf_counter()
     embedded = _embed(model, dataset, options)
@@ -150,18 +167,59 @@ def evaluate(
             if part is not None and not part.embeddings.isfinite().all():
                 raise UserError("embeddings are not finite; if this is in training, lower the learning rate")
         result = TASKS[dataset.data_format].evaluate(embedded, options)
+        if result.pairs is not None:  # own functions may not be sent to other ranks
+            result = replace(result, pairs=replace(result.pairs, compute_metrics=None))
         speed = {"seconds": seconds, "texts_per_second": len(embedded.text_ids) / seconds}
         rank_used = {EFFECTIVE_RANK: effective_rank(embedded.embeddings)}
         return replace(result, metrics={"n": len(dataset), **result.metrics, **rank_used, **speed})
 
-    return on_first_rank(score)
+    scored = on_first_rank(score)
+    if scored.pairs is None:
+        return scored
+    return replace(scored, pairs=replace(scored.pairs, compute_metrics=options.compute_metrics))
+
+
+def load_test_data(data: TextDataset | Data, model: SentenceBert, **options: Any) -> TextDataset:
+    """Read and tokenise data to evaluate a model on; a dataset with the model's tokens is returned as it is.
+
+    Two columns without names mean what they meant in the model's training data.
+
+    Args:
+        data: a dataset, or any source that `load_data` takes; of its splits, the test data.
+        model: the model.
+        options: further arguments of `read_records`.
+
+    Raises:
+        DataError: if the data cannot be used.
+        TypeError: if the data is of a type that is not taken.
+    """
+    check_model(model)
+    with first_rank_first():
+        if isinstance(data, TextDataset):
+            return data.suiting(model)
+        return load_data(data, model, **{"likely_format": _likely_format(model), "usual_split": "test"} | options)
+
+
+def _likely_format(model: SentenceBert) -> DataFormat | None:
+    """Return the format that the model was trained on, if known."""
+    try:
+        loss = loss_class((model.settings.loss or {}).get("name", ""))
+    except KeyError:  # a loss defined by the user
+        return None
+    # two columns never mean plain sentences
+    return next(name for name in loss.data_formats if FORMATS[name].num_views == 1)
 
 
 def stored_options(model: SentenceBert) -> EvaluationOptions:
-    """Make the options that follow from a model: its decision and its notion of a match, with intervals."""
+    """Make the options that follow from a model: its decision and its notion of a match, with intervals.
+
+    A decision about embeddings of another precision or another number of dimensions is not made of these scores.
+    """
     decision = model.settings.decision
     if decision is None:
         return EvaluationOptions(num_resamples=NUM_RESAMPLES)
+    if decision.precision != "float32" or decision.truncate_dim not in (None, model.embedding_dim):
+        return EvaluationOptions(positive_label_min=decision.positive_label_min, num_resamples=NUM_RESAMPLES)
     return EvaluationOptions(
         positive_label_min=decision.positive_label_min,
         threshold=decision.threshold,
@@ -264,7 +322,7 @@ def _evaluate_classes(embedded: _Embedded, options: EvaluationOptions) -> Evalua
     num_queries = int(values["nn_accuracy"].isfinite().sum())
     if not num_queries:
         raise UserError(
-            f"{embedded.dataset.records.report.path}: no text has another of its class to be found; are class names "
+            f"{embedded.dataset.name}: no text has another of its class to be found; are class names "
             "written as in the training data?"
         )
     result = _means({name: value.numpy() for name, value in values.items()}, embedded.rows, options)

@@ -16,6 +16,9 @@ from cosent.evaluation.metrics import best_decisions, calibration_errors, correl
 # (n,) scores and labels -> metrics by name
 ComputeMetrics = Callable[[NDArray[np.float64], NDArray[np.float64]], Mapping[str, float]]
 
+# Names that an evaluation adds to the metrics of pairs.
+_RESERVED = ("n", "alignment", "uniformity", "effective_rank", "seconds", "texts_per_second")
+
 
 @dataclass(frozen=True)
 class ScoredPairs:
@@ -65,17 +68,21 @@ class ScoredPairs:
                 metrics |= decision(self.scores, self.matches, self.threshold)
             if self.probabilities is not None:
                 metrics |= calibration_errors(self.probabilities, self.matches)
-        return metrics | self._own_metrics(metrics)
+        own = self.own_metrics()
+        if twice := own.keys() & {*metrics, *_RESERVED}:
+            raise UserError(f"compute_metrics names a metric {min(twice)!r}, which is computed already: rename it")
+        return metrics | own
 
-    def _own_metrics(self, known: Mapping[str, float]) -> dict[str, float]:
+    def own_metrics(self) -> dict[str, float]:
+        """Compute the metrics of `compute_metrics`.
+
+        Raises:
+            UserError: if it returns anything but numbers by name.
+        """
         if self.compute_metrics is None:
             return {}
-        computed = self.compute_metrics(self.scores, self.labels)
+        computed = self.compute_metrics(self.scores.copy(), self.labels.copy())
         try:
-            metrics = {str(name): float(value) for name, value in dict(computed).items()}
+            return {str(name): float(value) for name, value in dict(computed).items()}
         except (TypeError, ValueError) as error:
             raise UserError(f"compute_metrics must return numbers by name, got {computed!r}") from error
-        twice = known.keys() & metrics.keys()
-        if twice:
-            raise UserError(f"compute_metrics names a metric {min(twice)!r}, which is computed already: rename it")
-        return metrics

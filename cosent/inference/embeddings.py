@@ -32,7 +32,7 @@ from cosent.data.readers import ExampleReader
 from cosent.data.rows import open_rows
 from cosent.data.shown import shown, shown_names
 from cosent.distributed import gather_numbers, num_ranks, on_first_rank, rank
-from cosent.errors import DataError, UserError
+from cosent.errors import DataError, UserError, check_whole
 from cosent.files import locked, replacing, to_json, writing
 from cosent.model.embedding import NotFiniteError
 from cosent.model.encoder import SentenceBert
@@ -40,6 +40,8 @@ from cosent.model.tokens import Tokens, tokenize, tokenizer_digest
 from cosent.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
+
+_MOST_ROWS = 2**40  # more than a file has
 
 _ANEW = "start anew with overwrite_output=True, or give another output_path"
 _BUSY = "is being written by another process at this moment: wait for its end, or give another output_path"
@@ -75,8 +77,8 @@ class EncodingOptions:
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("chunk_size", 1), ("max_known_texts", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            check_whole(name, getattr(self, name), least)
+        self.chunk_size = min(self.chunk_size, _MOST_ROWS)
 
 
 class EncodedFile(NamedTuple):
@@ -178,7 +180,7 @@ def encode_file(
     files = _Files(output, *(output.with_name(output.name + end) for end in (".work", ".progress", ".json")))
     if path.resolve() in [file.resolve() for file in files]:
         raise UserError(f"{path} would be overwritten by the output {output}; give another output_path")
-    job = _Job(model, path, _find_columns(path, options.column), files, options, bool(normalize_embeddings))
+    job = _Job(model, path, find_columns(path, options.column), files, options, bool(normalize_embeddings))
     num_embedded = 0
     with ExitStack() as held:
         plan = on_first_rank(lambda: _start(job, dimensions, held))
@@ -193,8 +195,8 @@ def encode_file(
     return EncodedFile((plan.num_rows, dimensions), num_embedded, time.monotonic() - started, plan.is_complete)
 
 
-def _find_columns(path: Path, column: str | None) -> Columns:
-    """Find the column of the texts from the file's first row."""
+def find_columns(path: Path, column: str | None, level: int = logging.INFO) -> Columns:
+    """Find the column of the texts, as in `EncodingOptions`, from the file's first row; a log message says which."""
     unit, rows = open_rows(path)
     first, row = next(rows, (0, "is empty: it holds no rows"))
     if isinstance(row, str):
@@ -204,14 +206,14 @@ def _find_columns(path: Path, column: str | None) -> Columns:
     is_number = column.isdecimal() and (isinstance(row, list) or column not in row)
     if is_number and 1 <= int(column) <= len(names):
         place = int(column) - 1
-        logger.info("%s: the texts are column %s; the first is %r", path, column, list(_values(row))[place])
+        logger.log(level, "%s: the texts are column %s; the first is %r", path, column, list(_values(row))[place])
         return Columns("sentences", (names[place] if isinstance(row, dict) else str(place),))
     if is_number or column not in names:
         raise DataError(
             f"{path}: {unit} {first} has no column {shown(column)} but {shown_names(names)}; "
             "give column=NAME, if these are names, or column=NUMBER, counted from 1"
         )
-    logger.info("%s: the texts are column %r", path, column)
+    logger.log(level, "%s: the texts are column %r", path, column)
     return Columns("sentences", (column,))
 
 

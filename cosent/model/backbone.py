@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,6 +18,7 @@ from cosent.model.stored import brief, locate
 logger = logging.getLogger(__name__)
 
 _MOST_LAYERS = 1_000
+_WEIGHTS = "model.safetensors"
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -75,6 +76,7 @@ def load_backbone(
             raise CheckpointError(f"{name}: num_hidden_layers must be at most {_MOST_LAYERS:,}")
         if config.is_encoder_decoder:
             raise CheckpointError(f"{name} is an encoder-decoder; cosent trains encoders")
+        config.chunk_size_feed_forward = 0  # pieces save memory, and texts must be a multiple of them
         if dropout is not None:
             _set_dropout(config, dropout, name)
         backbone, info = AutoModel.from_pretrained(
@@ -92,6 +94,8 @@ def load_backbone(
         raise CheckpointError(f"the weights of {name} are damaged, perhaps cut short: {error}") from error
     except Exception as error:  # files of other origin can make transformers raise anything
         raise CheckpointError(f"{name} cannot be loaded: {brief(error)}") from error
+    if dtype is None and backbone.dtype in _HALF:
+        _warn_of_rounding(name, subfolder, revision, backbone.dtype)
     missing = sorted(key for key in info["missing_keys"] if needs_pooler or not key.startswith("pooler."))
     if missing:
         raise CheckpointError(
@@ -108,6 +112,22 @@ def load_backbone(
         # ALBERT's pooler is a plain linear layer, without the activation
         raise CheckpointError(f"{name} has no pooler module of BERT's kind; use another pooling_mode, cls perhaps")
     return backbone
+
+
+def _warn_of_rounding(name: str, subfolder: str, revision: str | None, dtype: torch.dtype) -> None:
+    """Say that weights are stored in a higher precision than the configuration asks for."""
+    path = locate(name, f"{subfolder}/{_WEIGHTS}" if subfolder else _WEIGHTS, revision)
+    if path is None:
+        return
+    with safe_open(path, "pt") as weights:
+        kinds = {weights.get_slice(key).get_dtype() for key in weights.keys()}
+    if "F32" in kinds:
+        kind = str(dtype).removeprefix("torch.")
+        logger.warning(
+            "%s stores float32 weights, which are rounded to %s because its config.json says so; dtype='float32' "
+            "keeps them",
+            *(name, kind),
+        )
 
 
 def _check_no_adapter(name: str, subfolder: str, revision: str | None) -> None:

@@ -1,7 +1,7 @@
 """The folder format: a complete sentence-transformers folder, plus `cosent_config.json`."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from cosent.errors import CheckpointError
 from cosent.files import write_json
 from cosent.model.decision import read_decision
 from cosent.model.fingerprint import read_fingerprint
+from cosent.model.saved_files import digests_of, read_files
 from cosent.model.settings import Settings
 from cosent.model.st_folder import read_folder, write_folder
 from cosent.model.stored import Stored, check_pointers, locate, no_model, read_object
@@ -42,7 +43,7 @@ def read_settings(model_name_or_path: str, revision: str | None = None) -> Setti
     settings = read_folder(model_name_or_path, revision)
     ours = read_object(model_name_or_path, _OURS, revision)
     # a plain folder that was only calibrated stores a decision and neither of these
-    if settings is None and ours is not None and ("fingerprint" in ours or "loss" in ours):
+    if settings is None and ours is not None and any(key in ours for key in ("fingerprint", "files", "loss")):
         raise CheckpointError(f"{ours.path} is of a complete checkpoint of cosent, but modules.json is missing")
     if settings is None and config_at is None:
         raise CheckpointError(no_model(model_name_or_path))
@@ -57,23 +58,24 @@ def _read_ours(stored: Stored, settings: Settings) -> None:
     settings.base_model = stored.text("base_model") if "base_model" in stored else None
     settings.decision = read_decision(stored.table("decision")) if "decision" in stored else None
     settings.fingerprint = read_fingerprint(stored.table("fingerprint")) if "fingerprint" in stored else None
+    settings.files = read_files(stored.table("files")) if "files" in stored else None
 
 
 def write_settings(folder: str | Path, settings: Settings, embedding_dim: int) -> None:
     """Write everything but the weights and the tokenizer into a checkpoint folder.
 
     Args:
-        folder: an existing folder.
+        folder: an existing folder with the weights and the tokenizer.
         settings: the settings; pooling mode, length and normalisation must not be None.
         embedding_dim: the width of an embedding before truncation.
     """
     write_folder(Path(folder), settings, embedding_dim)
-    write_training(folder, settings)
+    write_training(folder, replace(settings, files=digests_of(Path(folder))))
     (Path(folder) / "README.md").write_text(_model_card(settings, embedding_dim), encoding="utf-8")
 
 
 def write_training(folder: str | Path, settings: Settings) -> None:
-    """Write `cosent_config.json`: the base model, the loss, the decision, the fingerprint and the versions.
+    """Write `cosent_config.json`: the base model, the loss, the decision, the fingerprint, the files and the versions.
 
     Args:
         folder: an existing folder.
@@ -86,6 +88,7 @@ def write_training(folder: str | Path, settings: Settings) -> None:
             "loss": settings.loss,
             "decision": asdict(settings.decision) if settings.decision else None,
             "fingerprint": asdict(settings.fingerprint) if settings.fingerprint else None,
+            "files": settings.files,
             "versions": {
                 "cosent": __version__,
                 "transformers": transformers.__version__,

@@ -1,9 +1,9 @@
 """The embedding loop: embeds any number of texts, batch by batch, in bounded device memory.
 
-Shapes: N texts, D dimensions.
+Shapes: N texts, T tokens of a batch, n texts of a batch, D dimensions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cosent.errors import UserError
+from cosent.errors import UserError, check_whole
 from cosent.model.modes import embedding_mode
 from cosent.model.tokens import Tokens, tokenize
 from cosent.prefetch import prefetch
@@ -53,6 +53,7 @@ class NotFiniteError(UserError):
 class Encoder(Protocol):
     """The members of an encoder that the loop uses; `SentenceBert` documents them."""
 
+    backbone: Any
     tokenizer: Any
     max_length: int
     training: bool
@@ -97,14 +98,32 @@ def check_texts(sentences: Sequence[str]) -> list[str]:
     Raises:
         TypeError: if an item is not a text; the message names it.
     """
-    texts = list(sentences)
+    texts = check_list(sentences)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"sentences[{i}] must be a text, got {text!r} of type {type(text).__name__}")
     return texts
 
 
-def embed_texts(encoder: Encoder, texts: list[str], batch_size: int, progress: tqdm, prompt: str | None) -> Tensor:
+def check_list(sentences: Any) -> list[Any]:
+    """Turn a sequence into a list, but refuse a dict or a table, of which only the keys would be taken.
+
+    Args:
+        sentences: the items.
+
+    Raises:
+        TypeError: if so.
+    """
+    if isinstance(sentences, Mapping) or hasattr(sentences, "columns"):
+        raise TypeError(
+            f"sentences must be a list of texts, got a {type(sentences).__name__}; take its values, or one column"
+        )
+    return list(sentences)
+
+
+def embed_texts(
+    encoder: Encoder, texts: list[str], batch_size: int, progress: tqdm, prompt: str | None, dim: int | None = None
+) -> Tensor:
     """Tokenise and embed texts.
 
     Args:
@@ -113,19 +132,21 @@ def embed_texts(encoder: Encoder, texts: list[str], batch_size: int, progress: t
         batch_size: batch size in texts of 128 tokens; a batch of shorter or longer texts has as many tokens.
         progress: counts the texts.
         prompt: prefix for every text; None: the checkpoint's default prompt, if any.
+        dim: D, the number of first dimensions to keep; None: the encoder's.
 
     Returns:
         (N, D) float32 embeddings on the CPU.
     """
+    dim = encoder.embedding_dim if dim is None else dim
     on_cpu = encoder.device.type == "cpu"
     pieces = _pieces(texts, _TOKENIZED_TEXTS if on_cpu else _FIRST_TOKENIZED_TEXTS)
     tokenized = (tokenize(encoder.tokenizer, encoder.prepare(piece, prompt), encoder.max_length) for piece in pieces)
-    out = torch.empty(len(texts), encoder.embedding_dim)
+    out = torch.empty(len(texts), dim)
     start = 0
     # on a CPU, tokenising ahead would compete with the model for the cores
     for part in tokenized if on_cpu else prefetch(tokenized):
         try:
-            out[start : start + len(part)] = embed_tokens(encoder, part, batch_size, progress)
+            out[start : start + len(part)] = embed_tokens(encoder, part, batch_size, progress, dim=dim)
         except NotFiniteError as error:
             raise NotFiniteError(start + error.place, texts[start + error.place]) from None
         start += len(part)
@@ -139,6 +160,7 @@ def embed_tokens(
     progress: tqdm,
     dropout_seed: int | None = None,
     share: tuple[int, int] = (0, 1),
+    dim: int | None = None,
 ) -> Tensor:
     """Embed tokenised texts, the longest first.
 
@@ -149,6 +171,7 @@ def embed_tokens(
         progress: counts the texts.
         dropout_seed: keeps dropout on and seeds it; None: no dropout.
         share: (i, n) embeds only every n-th batch, starting with batch i (from 0); all other rows are zeros.
+        dim: D, the number of first dimensions to keep; None: the encoder's.
 
     Returns:
         (N, D) float32 embeddings on the CPU, in the order given.
@@ -156,25 +179,18 @@ def embed_tokens(
     Raises:
         UserError: if the batch size is below 1.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {batch_size}")
-    out = torch.zeros(len(tokens), encoder.embedding_dim, dtype=torch.float32)
-    order = np.argsort(-tokens.lengths, kind="stable")
+    out = torch.zeros(len(tokens), encoder.embedding_dim if dim is None else dim, dtype=torch.float32)
     rows = tokens.split()
     finished: list[tuple[NDArray[np.int64], Tensor]] = []
     device = encoder.device
     first, step = share
     number = -1
-    max_tokens = int(batch_size * _TYPICAL_LENGTH * encoder.token_share)
     with embedding_mode(encoder, dropout=dropout_seed is not None):
-        for number, batch in enumerate(_batches(order, tokens.lengths, max_tokens)):
+        for number, batch in enumerate(batches(tokens, batch_size, encoder.token_share)):
             if number % step == first:
                 if dropout_seed is not None:
                     torch.manual_seed(dropout_seed + number)  # does not depend on which batches this process embeds
-                input_ids = torch.from_numpy(np.concatenate([rows[i] for i in batch])).long()
-                lengths = torch.from_numpy(tokens.lengths[batch])
-                longest = int(lengths[0])
-                finished.append((batch, encoder(_send(input_ids, device), _send(lengths, device), longest)))
+                finished.append((batch, encoder(*flat_batch(rows, batch, device))))
                 if sum(len(done) for done, _ in finished) >= _FETCHED_TEXTS:
                     _fetch(finished, out)
             progress.update(len(batch))
@@ -189,6 +205,51 @@ def embed_tokens(
     return out
 
 
+def batches(tokens: Tokens, batch_size: int, token_share: float = 1.0) -> Iterator[NDArray[np.int64]]:
+    """Cut texts, the longest first, into batches of a bounded number of tokens, but at least one text.
+
+    Args:
+        tokens: the tokens of N texts.
+        batch_size: batch size in texts of 128 tokens.
+        token_share: the share of a batch's tokens that texts may take.
+
+    Yields:
+        (n,) indices of texts.
+
+    Raises:
+        UserError: if the batch size is below 1.
+    """
+    check_whole("batch_size", batch_size, 1)
+    max_tokens = int(batch_size * _TYPICAL_LENGTH * token_share)
+    order = np.argsort(-tokens.lengths, kind="stable")
+    ends = np.cumsum(tokens.lengths[order])
+    start = 0
+    while start < len(order):
+        before = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
+        yield order[start:end]
+        start = end
+
+
+def flat_batch(
+    rows: list[NDArray[np.int32]], batch: NDArray[np.int64], device: torch.device
+) -> tuple[Tensor, Tensor, int]:
+    """Put the tokens of some texts on a device, without padding.
+
+    Args:
+        rows: the tokens of N texts.
+        batch: (n,) indices of texts, the longest first.
+        device: the device.
+
+    Returns:
+        The (T,) tokens and (n,) lengths, int64, and the largest length.
+    """
+    chosen = [rows[i] for i in batch]
+    input_ids = torch.from_numpy(np.concatenate(chosen)).long()
+    lengths = torch.tensor([len(row) for row in chosen])
+    return _send(input_ids, device), _send(lengths, device), len(chosen[0])
+
+
 def _pieces(texts: list[str], size: int) -> Iterator[list[str]]:
     """Cut texts into pieces, each twice as large as the previous one up to the maximum."""
     start = 0
@@ -200,17 +261,6 @@ def _pieces(texts: list[str], size: int) -> Iterator[list[str]]:
 def _send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a CPU tensor to a device, asynchronously to a GPU."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Cut ordered texts into batches of at most `max_tokens` tokens, but at least one text."""
-    ends = np.cumsum(lengths[order])
-    start = 0
-    while start < len(order):
-        before = ends[start - 1] if start else 0
-        end = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
-        yield order[start:end]
-        start = end
 
 
 def _fetch(finished: list[tuple[NDArray[np.int64], Tensor]], out: Tensor) -> None:

@@ -4,57 +4,55 @@ Shapes: N texts, T tokens of all texts, concatenated, D dimensions, P pairs.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
-from cosent.distributed import num_ranks
+from cosent.errors import check_whole
 from cosent.kernels.attention import wants_sorted
 from cosent.kernels.dropout import random_state, set_random_state
 from cosent.kernels.filling import ROOM
 from cosent.kernels.graphs import CudaGraphs, EncoderGraphs
 from cosent.kernels.groups import check_padding
 from cosent.kernels.packing import Packing, is_packed, sort_by_length, token_states
-from cosent.kernels.walk import modules_of, weights_of
-from cosent.model.backbone import load_backbone, text_limit
-from cosent.model.checkpoint import read_settings, write_settings
+from cosent.model.backbone import text_limit
+from cosent.model.checkpoint import read_settings
 from cosent.model.embedding import check_texts, embed_texts, embed_tokens
-from cosent.model.fingerprint import LONG_TEXT, TEXTS, Fingerprint, check_fingerprint, fingerprint_of
-from cosent.model.loading import load_parts, move
-from cosent.model.modes import embedding_mode
+from cosent.model.fingerprint import check_fingerprint
+from cosent.model.loading import check_options, load_parts, move
+from cosent.model.matching import PairMatcher, Prediction
+from cosent.model.peer import DEFAULT_PROMPTS, PeerMembers, move_if_elsewhere, read_prompt
 from cosent.model.pooling import POOLING_MODES, PoolingMode, check_pooling_mode, pool
-from cosent.model.tokens import Tokens, tokenize
+from cosent.model.quantization import Precision, check_precision, find_ranges, needs_ranges, quantize
+from cosent.model.saving import SavedModel
+from cosent.model.search import Hits, search
+from cosent.model.summary import describe
+from cosent.model.token_outputs import OutputValue, token_outputs
+from cosent.model.tokens import Tokens, lower_cases
 from cosent.progress import is_watched
-from cosent.similarity import cosine_matrix, pairwise_cosine
+
+__all__ = ["Prediction", "SentenceBert"]
 
 logger = logging.getLogger(__name__)
 
 
-class Prediction(NamedTuple):
-    """A model's decisions on P pairs.
-
-    Attributes:
-        scores: (P,) float32 cosines.
-        matches: (P,) booleans, whether the score is at or above the threshold.
-        probabilities: (P,) float64 probabilities of a match; None if the checkpoint stores no calibration.
-    """
-
-    scores: NDArray[np.float32]
-    matches: NDArray[np.bool_]
-    probabilities: NDArray[np.float64] | None = None
-
-
-class SentenceBert(nn.Module):
+class SentenceBert(PairMatcher, SavedModel, PeerMembers):
     """A sentence encoder: the cosine of two texts' embeddings says whether they match.
+
+    Example::
+
+        model = SentenceBert("models/all-MiniLM-L6-v2")  # a folder, or a hub id
+        embeddings = model.encode(["Where is my parcel?", "My package is late"])  # (2, D) float32
+        model.similarity(["Where is my parcel?"], ["My package is late", "I like tea"])  # (1, 2) cosines
+        model.settings.decision = 0.7  # or choose the threshold on labelled pairs: `cosent calibrate`
+        scores, matches, probabilities = model.predict([("Where is my parcel?", "My package is late")])
+        model.save_pretrained("output/my-model")
 
     Args:
         model_name_or_path: a hub id, or a plain Hugging Face, sentence-transformers or cosent folder.
@@ -88,8 +86,6 @@ class SentenceBert(nn.Module):
         UserError: if an option is unknown or out of range.
     """
 
-    backbone: PreTrainedModel
-
     def __init__(
         self,
         model_name_or_path: str | Path,
@@ -110,9 +106,13 @@ class SentenceBert(nn.Module):
     ):
         super().__init__()
         name = str(model_name_or_path)
+        check_options(pooling_mode=pooling_mode, max_length=max_length, normalize_embeddings=normalize_embeddings)
         settings = read_settings(name, revision)
         if pooling_mode not in (None, settings.pooling_mode):
             settings.decision = None  # a threshold is valid only for the embeddings that it was chosen on
+        if settings.decision is not None and settings.decision.ranges is not None:
+            if normalize_embeddings not in (None, settings.normalize_embeddings):
+                settings.decision = None  # its ranges are of embeddings of another length
         if pooling_mode is None and settings.pooling_mode is None:
             logger.info("%s does not say how to pool its tokens: taking their mean (pooling_mode='mean')", name)
         self.pooling_mode = check_pooling_mode(pooling_mode or settings.pooling_mode or "mean")
@@ -134,6 +134,7 @@ class SentenceBert(nn.Module):
         self.normalize_embeddings = bool(
             settings.normalize_embeddings if normalize_embeddings is None else normalize_embeddings
         )
+        settings.prompts = DEFAULT_PROMPTS | settings.prompts
         self.settings = settings
         self.name_or_path = name
         self.graphs = EncoderGraphs(cuda_graphs)
@@ -146,8 +147,9 @@ class SentenceBert(nn.Module):
         if not is_packed(self.backbone):
             check_padding(self.backbone)
         if settings.fingerprint is not None and config_name is None and tokenizer_name is None:
-            used = self.pooling_mode, self.max_length, self.normalize_embeddings
-            if used == (settings.pooling_mode, settings.max_length, settings.normalize_embeddings):
+            stored = settings.pooling_mode, settings.max_length, settings.normalize_embeddings
+            asked = pooling_mode, max_length, normalize_embeddings
+            if all(own in (None, theirs) for own, theirs in zip(asked, stored, strict=True)):
                 check_fingerprint(settings.fingerprint, self._fingerprint, name)
 
     @classmethod
@@ -155,20 +157,12 @@ class SentenceBert(nn.Module):
         """Call the constructor; the name follows transformers."""
         return cls(model_name_or_path, **options)
 
+    def __repr__(self) -> str:
+        return describe(self)  # torch's tree of modules is that of `backbone`
+
     def _apply(self, fn: Any, recurse: bool = True) -> "SentenceBert":
         self.graphs.clear()  # recorded graphs are invalid once the weights move or change their type
         return super()._apply(fn, recurse)
-
-    def train(self, mode: bool = True) -> "SentenceBert":
-        """Override torch's method for speed: the Trainer calls it at every step, usually with nothing to change."""
-        return self if all(module.training == mode for module in modules_of(self)) else super().train(mode)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Override torch's method for speed: the Trainer calls it at every step."""
-        if not set_to_none:
-            return super().zero_grad(set_to_none)
-        for weight in weights_of(self):
-            weight.grad = None
 
     @property
     def device(self) -> torch.device:
@@ -217,7 +211,7 @@ class SentenceBert(nn.Module):
         return F.normalize(embeddings, dim=-1) if self.normalize_embeddings else embeddings
 
     def prepare(self, texts: list[str], prompt: str | None = None) -> list[str]:
-        """Prepare texts for the tokenizer: prepend the prompt, and lower-case them if the model requires it.
+        """Prepare texts for the tokenizer: prepend the prompt, and lower-case them unless the tokenizer does.
 
         Args:
             texts: N texts.
@@ -229,7 +223,8 @@ class SentenceBert(nn.Module):
         if prompt is None and self.settings.default_prompt_name is not None:
             prompt = self.settings.prompts[self.settings.default_prompt_name]
         texts = [prompt + text for text in texts] if prompt else texts
-        return [text.lower() for text in texts] if self.settings.lower_case else texts
+        shall_lower = self.settings.lower_case and not lower_cases(self.tokenizer)
+        return [text.lower() for text in texts] if shall_lower else texts
 
     @torch.inference_mode()
     def encode_tokens(
@@ -256,7 +251,8 @@ class SentenceBert(nn.Module):
         Returns:
             (N, D) float32 embeddings on the CPU, in the order given.
         """
-        with tqdm(total=len(tokens), desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
+        bar = {"desc": "Encoding", "unit": "text", "leave": False}
+        with tqdm(total=len(tokens), disable=not show_progress_bar, **bar) as progress:
             if dropout_seed is None:
                 return embed_tokens(self, tokens, batch_size, progress, share=share)
             before = random_state(self.device)
@@ -281,7 +277,14 @@ class SentenceBert(nn.Module):
         normalize_embeddings: bool | None = None,
         truncate_dim: int | None = None,
         prompt: str | None = None,
-    ) -> NDArray[np.float32] | Tensor | list[Tensor]:
+        prompt_name: str | None = None,
+        precision: Precision | None = "float32",
+        ranges: ArrayLike | None = None,
+        calibration_texts: Sequence[str] | None = None,
+        output_value: OutputValue = "sentence_embedding",
+        device: str | torch.device | None = None,
+        **options: Any,
+    ) -> NDArray[Any] | Tensor | list[Tensor] | list[dict[str, Tensor]] | dict[str, Tensor]:
         """Embed texts; each distinct text is embedded once.
 
         Args:
@@ -291,23 +294,48 @@ class SentenceBert(nn.Module):
             convert_to_numpy: return a numpy array; otherwise a list of tensors.
             convert_to_tensor: return one tensor on the model's device; takes precedence over `convert_to_numpy`.
             normalize_embeddings: scale embeddings to unit length, even if the model does not.
-            truncate_dim: keep only the first dimensions, before this call's normalisation.
-            prompt: prefix for every text. None: the checkpoint's default prompt, if any.
+            truncate_dim: keep only the first dimensions, before this call's normalisation. None: the model's.
+            prompt: prefix for every text. None: that of `prompt_name`, else the checkpoint's default prompt, if any.
+            prompt_name: the name of one of `prompts`.
+            precision: "int8" or "uint8" stores a dimension in a byte, "binary" or "ubinary" in a bit.
+            ranges: (2, D) the smallest and the largest value of each dimension, for "int8" and "uint8". None: those of
+                `calibration_texts`, else those of the texts themselves.
+            calibration_texts: typical texts to find the ranges on, 100 or more.
+            output_value: "token_embeddings" gives each text's (L, D) last states; None gives dicts of everything.
+            device: where to move the model first. None: nowhere.
+            options: sentence-transformers' `task`, without effect, and its `pool` and `chunk_size`, which must be None.
 
         Returns:
-            (D,) float32 for one text, (N, D) for a list, in its order, and (0, D) for an empty list.
+            (D,) float32 for one text, (N, D) for a list, in its order, and (0, D) for an empty list. "binary" and
+            "ubinary" have D / 8 columns, rounded up.
 
         Raises:
-            TypeError: if an item is not a text; the message names it.
-            ValueError: if truncate_dim is not between 1 and D.
+            TypeError: if an item is not a text, which the message names, or an option is unknown.
+            ValueError: if an option is out of range.
         """
+        check_whole("batch_size", batch_size, 1)
+        check_options(normalize_embeddings=normalize_embeddings)
+        prompt = read_prompt(prompt, prompt_name, self.prompts, options)
+        precision = check_precision(precision)
+        if device is not None:
+            move_if_elsewhere(self, device)
         single = isinstance(sentences, str)
         texts = [sentences] if isinstance(sentences, str) else check_texts(sentences)
-        if truncate_dim is not None and not 1 <= truncate_dim <= self.embedding_dim:
-            raise ValueError(f"truncate_dim must be between 1 and {self.embedding_dim}, got {truncate_dim}")
-        embeddings = self._embed(texts, batch_size, show_progress_bar, prompt)[:, :truncate_dim]
-        if normalize_embeddings:
-            embeddings = F.normalize(embeddings, dim=-1)
+        if truncate_dim is not None:
+            check_whole("truncate_dim", truncate_dim, 1, self._backbone_dim)
+        if output_value != "sentence_embedding":
+            outputs = self._token_outputs(texts, output_value, batch_size, show_progress_bar, prompt, truncate_dim)
+            return outputs[0] if single else outputs
+
+        def embed(texts: list[str]) -> Tensor:
+            embeddings = self._embed(texts, batch_size, show_progress_bar, prompt, truncate_dim)
+            return F.normalize(embeddings, dim=-1) if normalize_embeddings else embeddings
+
+        embeddings = embed(texts)
+        if precision != "float32":
+            if ranges is None and calibration_texts is not None and needs_ranges(precision):
+                ranges = find_ranges(embed(check_texts(calibration_texts)))
+            embeddings = torch.from_numpy(quantize(embeddings.numpy(), precision, ranges))
         if convert_to_tensor:
             embeddings = embeddings.to(self.device)
         elif convert_to_numpy:
@@ -317,132 +345,45 @@ class SentenceBert(nn.Module):
         return embeddings if convert_to_tensor else list(embeddings)
 
     @torch.inference_mode()
-    def _embed(self, texts: list[str], batch_size: int, show: bool | None = None, prompt: str | None = None) -> Tensor:
+    def _embed(self, texts: list[str], batch_size: int, show: bool | None, *options: Any) -> Tensor:
         """Embed each distinct text once; (N, D) float32 on the CPU."""
-        row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        if show is None:
-            show = len(row) > batch_size and is_watched()
-        with tqdm(total=len(row), desc="Encoding", unit="text", disable=not show) as progress:
-            out = embed_texts(self, list(row), batch_size, progress, prompt)
+        row, progress = _distinct(texts, batch_size, show)
+        with progress:
+            out = embed_texts(self, list(row), batch_size, progress, *options)
         return out if len(row) == len(texts) else out[[row[text] for text in texts]]
 
-    def similarity(self, a: Sequence[str] | ArrayLike | Tensor, b: Sequence[str] | ArrayLike | Tensor) -> Tensor:
-        """Compute the cosine of every item of `a` with every item of `b`.
-
-        Args:
-            a: N texts, or (N, D) embeddings.
-            b: M texts, or (M, D) embeddings.
-
-        Returns:
-            (N, M) float32 cosines.
-        """
-        return cosine_matrix(self._embeddings(a), self._embeddings(b))
-
-    def predict(
-        self, pairs: Iterable[tuple[str, str]], *, threshold: float | None = None, batch_size: int = 64
-    ) -> Prediction:
-        """Score pairs of texts and decide which match.
-
-        Args:
-            pairs: P pairs.
-            threshold: a pair matches if its cosine is at or above this value. None: the checkpoint's threshold.
-            batch_size: batch size in texts of 128 tokens.
-
-        Returns:
-            (P,) scores, (P,) decisions and, if the checkpoint stores a calibration, (P,) probabilities.
-
-        Raises:
-            ValueError: if no finite threshold is given or stored, or an item is not a pair of texts.
-        """
-        threshold = self.settings.threshold(threshold)
-        pairs = list(pairs)
-        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
-            raise ValueError("pairs must be pairs of texts, like [('one text', 'another text')]")
-        embeddings = self._embed(check_texts([text for pair in pairs for text in pair]), batch_size)  # (2P, D)
-        scores = pairwise_cosine(embeddings[0::2], embeddings[1::2]).numpy()
-        decision = self.settings.decision
-        probabilities = decision.calibration(scores) if decision and decision.calibration else None
-        return Prediction(scores, scores.astype(np.float64) >= threshold, probabilities)
-
-    def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """Write a complete sentence-transformers folder, with `cosent_config.json` beside it.
-
-        Args:
-            folder: the folder; created if it does not exist.
-            state_dict: the gathered weights, if the model's own are sharded over ranks. None: the model's own.
-        """
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        gathered = {name.removeprefix("backbone."): tensor for name, tensor in (state_dict or {}).items()}
-        self.backbone.save_pretrained(folder, state_dict=gathered or None)
-        self.tokenizer.save_pretrained(folder)
-        self._write_settings(folder, None if state_dict else self._fingerprint())
-        for weights in Path(folder).glob("*.safetensors"):  # transformers makes them readable only by their owner
-            weights.chmod((Path(folder) / "config.json").stat().st_mode)
-
-    def save_settings(self, folder: str | Path) -> None:
-        """Write everything but the weights and the tokenizer into a checkpoint folder.
-
-        Args:
-            folder: a folder that `save_pretrained` wrote for this model.
-        """
-        self._write_settings(folder, self._fingerprint())
-
-    def _write_settings(self, folder: str | Path, fingerprint: Fingerprint | None) -> None:
-        settings = replace(
-            self.settings,
-            pooling_mode=self.pooling_mode,
-            max_length=self.max_length,
-            normalize_embeddings=self.normalize_embeddings,
-            subfolder="",
-            fingerprint=fingerprint,
-        )
-        write_settings(folder, settings, self._backbone_dim)
-
     @torch.inference_mode()
-    def _fingerprint(self) -> Fingerprint:
-        """Compute the fingerprint of this model, without recording CUDA graphs."""
-        tokens = tokenize(self.tokenizer, self.prepare([*TEXTS, LONG_TEXT]), self.max_length)
-        short = tokens.lengths[: len(TEXTS)]
-        input_ids, lengths = (
-            torch.from_numpy(array).long().to(self.device) for array in (tokens.input_ids[: short.sum()], short)
-        )
-        with embedding_mode(self):
-            embeddings = self._embed_tokens(input_ids, lengths, int(short.max()))
-        return fingerprint_of(tokens, embeddings.float().cpu(), self.backbone.dtype)
+    def _token_outputs(
+        self, texts: list[str], output_value: OutputValue, batch_size: int, show: bool | None, *options: Any
+    ) -> list[Any]:
+        """Compute the states of each distinct text's tokens once."""
+        row, progress = _distinct(texts, batch_size, show)
+        with progress:
+            out = token_outputs(self, list(row), output_value, batch_size, progress, *options)
+        return [out[row[text]] for text in texts]
 
-    def load_weights(self, folder: str | Path) -> None:
-        """Load the weights of a checkpoint with the same architecture.
+    def search(
+        self,
+        queries: str | Sequence[str] | ArrayLike | Tensor,
+        corpus: Sequence[str] | ArrayLike | Tensor,
+        **options: Any,
+    ) -> Hits:
+        """Find the texts of a corpus with the highest cosines to each query.
 
         Args:
-            folder: a folder that `save_pretrained` wrote.
+            queries: one text, Q texts, or (Q, D) embeddings.
+            corpus: N texts, or (N, D) embeddings.
+            options: `top_k` and the other arguments of `cosent.model.search.search`, which documents them.
 
-        Raises:
-            CheckpointError: if the weights cannot be loaded.
+        Returns:
+            The positions in the corpus and the cosines of the best hits, (Q, k) each.
         """
-        # some weights may be trained in float32
-        dtype = max((weight.dtype for weight in self.backbone.parameters()), key=lambda dtype: dtype.itemsize)
-        saved = load_backbone(str(folder), dtype=dtype, trust_remote_code=self._trust_remote_code)
-        if num_ranks() == 1:
-            self.backbone.load_state_dict(saved.state_dict())
-            return
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+        return search(self, queries, corpus, **options)
 
-        # this function also fills weights that are sharded over ranks
-        set_model_state_dict(self.backbone, saved.state_dict(), options=StateDictOptions(full_state_dict=True))
 
-    def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Recompute activations in the backward pass; the Trainer calls this with the backbone's options."""
-        self.backbone.activation_checkpointing_enable(**options)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the backbone's token embeddings; the Trainer needs them to add NEFTune's noise."""
-        return self.backbone.get_input_embeddings()
-
-    def _embeddings(self, texts_or_embeddings: Any) -> Tensor:
-        if isinstance(texts_or_embeddings, Tensor):
-            return texts_or_embeddings.float().cpu()
-        if isinstance(texts_or_embeddings, str):
-            raise TypeError("similarity takes lists of texts; put a single text in a list")
-        if not len(texts_or_embeddings) or isinstance(texts_or_embeddings[0], str):
-            return self._embed(check_texts(texts_or_embeddings), batch_size=64)
-        return torch.as_tensor(np.asarray(texts_or_embeddings, dtype=np.float32))
+def _distinct(texts: list[str], batch_size: int, show: bool | None) -> tuple[dict[str, int], tqdm]:
+    """Number the distinct texts, and make the progress bar that counts them."""
+    row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    if show is None:
+        show = len(row) > batch_size and is_watched()
+    return row, tqdm(total=len(row), desc="Encoding", unit="text", disable=not show)

@@ -6,13 +6,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cosent.errors import UserError
+from cosent.errors import UserError, check_whole
 from cosent.kernels.dropout import use_fast_dropout
 from cosent.kernels.packing import Packing, use_packed_attention
 from cosent.model.backbone import check_sizes, default_device, load_backbone, shall_pack
-from cosent.model.pooling import POOLING_MODES
+from cosent.model.pooling import POOLING_MODES, check_pooling_mode
+from cosent.model.saved_files import check_files
 from cosent.model.settings import Settings
-from cosent.model.tokens import end_with_eos, load_tokenizer
+from cosent.model.stored import check_exists
+from cosent.model.tokens import end_with_eos, load_tokenizer, lower_case
 
 
 def load_parts(
@@ -45,9 +47,14 @@ def load_parts(
         packing: whether to run without padding.
 
     Raises:
-        CheckpointError: if one of them cannot be loaded, or they do not fit together.
+        CheckpointError: if one of them cannot be loaded, has changed since it was saved, or they do not fit together.
         UserError: if an option is unknown or out of range.
     """
+    if settings.files is not None:
+        check_files(name, settings.files, revision)
+    for other in (config_name, tokenizer_name):
+        if other is not None:
+            check_exists(other)
     pooling = POOLING_MODES[pooling_mode]
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     backbone = load_backbone(
@@ -72,10 +79,31 @@ def load_parts(
     if tokenizer_name:
         hub["revision"] = None
     tokenizer = load_tokenizer(source, place, **({} if tokenizer_name else settings.tokenizer_options), **hub)
+    if settings.lower_case:
+        lower_case(tokenizer)
     check_sizes(backbone, tokenizer, settings.backbone_dim, name)
     if pooling.reduction == "last":
         end_with_eos(tokenizer, source, place, hub["revision"])
     return backbone, tokenizer
+
+
+def check_options(*, pooling_mode: Any = None, max_length: Any = None, normalize_embeddings: Any = None) -> None:
+    """Refuse options of another type before anything is loaded; None stands for the checkpoint's value.
+
+    Args:
+        pooling_mode: how token states become an embedding.
+        max_length: maximum number of tokens in a text.
+        normalize_embeddings: whether embeddings have unit length.
+
+    Raises:
+        UserError: if one is of another type or out of range.
+    """
+    if pooling_mode is not None:
+        check_pooling_mode(pooling_mode)
+    if max_length is not None:
+        check_whole("max_length", max_length)
+    if normalize_embeddings not in (None, True, False):
+        raise UserError(f"normalize_embeddings must be True, False or None, got {normalize_embeddings!r}")
 
 
 def move(model: nn.Module, device: str | torch.device | None) -> None:

@@ -52,7 +52,7 @@ def check_pooling_mode(mode: str) -> PoolingMode:
     Raises:
         UserError: if it does not exist; the message lists the modes.
     """
-    if mode not in POOLING_MODES:
+    if not isinstance(mode, str) or mode not in POOLING_MODES:
         raise UserError(f"pooling_mode must be one of {', '.join(POOLING_MODES)}, got {mode!r}")
     return mode
 

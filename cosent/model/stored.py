@@ -133,8 +133,7 @@ def locate(name: str, filename: str, revision: str | None) -> str | None:
     Raises:
         CheckpointError: if there is no such model.
     """
-    if not Path(name).is_dir() and _looks_local(name):
-        raise CheckpointError(no_model(name))
+    check_exists(name)
     try:
         path = cached_file(name, filename, revision=revision, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
@@ -147,6 +146,19 @@ def locate(name: str, filename: str, revision: str | None) -> str | None:
             *(name, filename, name),
         )
     return path
+
+
+def check_exists(name: str) -> None:
+    """Refuse a path to a folder that does not exist, which the hub would take for an odd id.
+
+    Args:
+        name: folder or hub id of a model.
+
+    Raises:
+        CheckpointError: if it is a path, and no folder.
+    """
+    if not Path(name).is_dir() and _looks_local(name):
+        raise CheckpointError(no_model(name))
 
 
 def check_pointers(folder: str) -> None:
@@ -171,6 +183,8 @@ def no_model(name: str) -> str:
     Args:
         name: folder or hub id.
     """
+    if not name:
+        return "the name of the model is empty; give the folder of a model or a hub id"
     path = Path(name)
     if path.is_file():
         return f"{name} is a file; give the folder of a model or a hub id"
@@ -187,7 +201,13 @@ def no_model(name: str) -> str:
 
 
 def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or Path(name).is_file()
+    return (
+        not name
+        or name.startswith((".", "/", "~"))
+        or name.endswith("/")
+        or name.count("/") > 1
+        or Path(name).is_file()
+    )
 
 
 def _shown(value: Any) -> str:

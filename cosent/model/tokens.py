@@ -20,10 +20,10 @@ import numpy as np
 import tokenizers
 import transformers
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from cosent.errors import CheckpointError
+from cosent.errors import CheckpointError, UserError
 from cosent.model.stored import brief, read_object
 
 logger = logging.getLogger(__name__)
@@ -108,17 +108,35 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: i
     Returns:
         The tokens of the N texts, in order. A text without tokens, such as "" for a tokenizer that adds no special
         tokens, gets a meaningless token, so that it has an embedding.
+
+    Raises:
+        UserError: if a text holds half a character, which no UTF-8 can hold.
     """
     if not texts:
         return Tokens(np.empty(0, np.int32), np.empty(0, np.int64))
     most = _CHARACTERS_A_TOKEN * max_length
     if max(map(len, texts)) > most:
         texts = [_shortened(tokenizer, text, max_length) if len(text) > most else text for text in texts]
-    rows = _token_ids(tokenizer, texts, max_length)
+    try:
+        rows = _token_ids(tokenizer, texts, max_length)
+    except (TypeError, UnicodeEncodeError):
+        _refuse_surrogates(texts)
+        raise
     if not all(rows):
         rows = [row or [_stand_in(tokenizer)] for row in rows]
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     return Tokens(np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=lengths.sum()), lengths)
+
+
+def _refuse_surrogates(texts: list[str]) -> None:
+    for text in texts:
+        for place, character in enumerate(text):
+            if "\ud800" <= character <= "\udfff":
+                near = text[max(0, place - 30) : place + 30]
+                raise UserError(
+                    f"the text {near!r} holds {character!r}, half of a UTF-16 pair and no character: it was decoded or "
+                    'cut wrongly. text.encode("utf-8", "replace").decode() makes a question mark of it'
+                )
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int | None) -> list[list[int]]:
@@ -163,6 +181,18 @@ def _set(backend: Tokenizer, tokenizer: PreTrainedTokenizerBase, max_length: int
     if backend.encode_special_tokens != tokenizer.split_special_tokens:
         backend.encode_special_tokens = tokenizer.split_special_tokens
     return wanted
+
+
+def forget_calls(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Drop the truncation and padding that a fast tokenizer keeps from its latest call, and would save.
+
+    Args:
+        tokenizer: the backbone's tokenizer; later calls set both anew.
+    """
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        with _lock_of(tokenizer):
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
 
 
 def _state(backend: Tokenizer) -> tuple[Any, ...]:
@@ -230,6 +260,36 @@ def _ending(processor: dict[str, Any] | None, eos: str, eos_id: int) -> dict[str
     return template if len(steps) == 1 else {"type": "Sequence", "processors": steps}
 
 
+def lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make a fast tokenizer lower-case texts, except for special tokens in them, as sentence-transformers does.
+
+    Args:
+        tokenizer: the tokenizer; changed in place.
+    """
+    if tokenizer.is_fast and not lower_cases(tokenizer):
+        backend = tokenizer.backend_tokenizer
+        steps = _steps(backend.normalizer)
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+
+
+def lower_cases(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether `lower_case` has changed a tokenizer, or would change nothing.
+
+    Args:
+        tokenizer: the backbone's tokenizer.
+    """
+    if not tokenizer.is_fast:
+        return False
+    return any(isinstance(step, normalizers.Lowercase) for step in _steps(tokenizer.backend_tokenizer.normalizer))
+
+
+def _steps(normalizer: Any) -> list[Any]:
+    steps: Any = normalizer  # the class of sequences lacks the types of what it holds
+    if isinstance(normalizer, normalizers.Sequence):
+        return list(steps)
+    return [] if normalizer is None else [normalizer]
+
+
 def _calls_only_its_backend(tokenizer: PreTrainedTokenizerBase) -> TypeGuard[PreTrainedTokenizerFast]:
     """Tell whether a tokenizer has a Rust backend and its class leaves transformers' calls of it unchanged."""
     own, plain = type(tokenizer), PreTrainedTokenizerFast
@@ -277,6 +337,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
         "versions": (transformers.__version__, tokenizers.__version__),
         "truncation_side": tokenizer.truncation_side,
         "split_special_tokens": tokenizer.split_special_tokens,
+        "stand_in": _stand_in(tokenizer),
     }
     if tokenizer.is_fast:
         backend = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -9,19 +9,32 @@ from cosent.data.collator import TokenBatchCollator
 from cosent.data.datasets import TextDataset
 from cosent.data.formats import FORMATS
 from cosent.data.samplers import ClassBatchSampler
+from cosent.data.streams import BatchStream, TextStream
+from cosent.data.token_rows import TokenRows
+from cosent.distributed import num_ranks, rank
 from cosent.errors import UserError
+from cosent.training.arguments import CosentTrainingArguments
 
 logger = logging.getLogger(__name__)
 
 
-def collator(dataset: TextDataset) -> TokenBatchCollator:
-    """Make the collator of a dataset's rows."""
+def collator(dataset: TextDataset | TextStream) -> TokenBatchCollator:
+    """Make the collator of a dataset's rows; what matches in a stream is known only from its equal texts."""
     kind = FORMATS[dataset.data_format]
     return TokenBatchCollator(
         num_views=kind.num_views,
         label_dtype={float: torch.float32, str: torch.int64, None: None}[kind.label],
-        groups=dataset.positive_groups if kind.knows_matches else None,
+        groups=dataset.positive_groups if kind.knows_matches and isinstance(dataset, TextDataset) else None,
     )
+
+
+def rows_of(dataset: TextDataset | TextStream, args: CosentTrainingArguments) -> TokenRows | BatchStream:
+    """Return what a data loader reads: the rows of a dataset, or the batches of a stream."""
+    if isinstance(dataset, TextDataset):
+        return TokenRows(dataset.tokens)
+    seed = args.seed if args.data_seed is None else args.data_seed
+    rows = num_ranks() * args.train_batch_size
+    return BatchStream(dataset, batch_size=rows, seed=seed, rank=rank(), num_ranks=num_ranks())
 
 
 def class_batches(dataset: TextDataset, rows: int, samples_per_class: int, seed: int) -> ClassBatchSampler:

@@ -10,6 +10,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cosent.errors import UserError
+from cosent.files import checksum, flush, flush_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ _VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.vocab")
 _DEEPSPEED = "latest"
 _OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_0", _DEEPSPEED)
 _INDEX = "model.safetensors.index.json"
+# The checksum of every file of a checkpoint, by its path, except those that may change: `cosent calibrate` rewrites the
+# first, and people the second.
+_CHECKSUMS = "checksums.json"
+_MAY_CHANGE = ("cosent_config.json", "README.md")
 
 
 def checkpoint_of(folder: str | Path, step: int) -> Path:
@@ -139,10 +145,6 @@ def write_state(folder: Path, state: TrainerState) -> None:
     (folder / _STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
 
 
-# Names of the class, ours and transformers' own, under which a checkpoint keeps its state.
-_EARLY_STOPPING = ("EarlyStopping", "EarlyStoppingCallback")
-
-
 def stopped_early(state: TrainerState, patience: int | None) -> bool:
     """Tell whether early stopping had ended the run at a checkpoint, and would end it again.
 
@@ -150,8 +152,7 @@ def stopped_early(state: TrainerState, patience: int | None) -> bool:
         state: the checkpoint's state.
         patience: evaluations without improvement after which training now stops. None: no early stopping.
     """
-    control = stored_states(state, "TrainerControl")
-    stopping = [one for name in _EARLY_STOPPING for one in stored_states(state, name)]
+    control, stopping = (stored_states(state, name) for name in ("TrainerControl", "EarlyStoppingCallback"))
     asked = any(one.get("args", {}).get("should_training_stop") for one in control)
     counts = [one.get("attributes", {}).get("early_stopping_patience_counter", 0) for one in stopping]
     return asked and patience is not None and state.global_step < state.max_steps and max(counts, default=0) >= patience
@@ -183,16 +184,27 @@ def best_of(folder: str | Path, state: TrainerState) -> Path | None:
 
 
 def publish(unfinished: Path, checkpoint: Path) -> None:
-    """Move a complete checkpoint to its final path, replacing an existing one.
+    """Note the checksums of a complete checkpoint and move it to its final path, replacing an existing one.
+
+    All of it is on the disk before it gets its name, so that a power failure leaves no checkpoint with half a file.
 
     Args:
         unfinished: where it was written, in its own folder.
         checkpoint: the final path.
     """
+    write_json(unfinished / _CHECKSUMS, _checksums(unfinished))
+    flush_folder(unfinished)
     if checkpoint.exists():
         os.replace(checkpoint, unfinished.with_name(f"{checkpoint.name}.replaced"))
     os.replace(unfinished, checkpoint)
+    flush(checkpoint.parent)
     shutil.rmtree(unfinished.parent, ignore_errors=True)
+
+
+def _checksums(checkpoint: Path) -> dict[str, str]:
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file())
+    names = {path.relative_to(checkpoint).as_posix(): path for path in files}
+    return {name: checksum(path) for name, path in names.items() if name not in (_CHECKSUMS, *_MAY_CHANGE)}
 
 
 def _age(checkpoint: Path) -> tuple[int, int]:
@@ -216,6 +228,7 @@ def _flaws(checkpoint: Path, num_ranks: int, needs_best: bool) -> Iterator[str]:
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and (damage := _damage(path)):
             yield f"{path.relative_to(checkpoint)} {damage}"
+    yield from _flaws_of_files(checkpoint)
     ranks = {path.name for path in checkpoint.glob("rng_state*.pth")}
     wanted = {f"rng_state_{rank}.pth" for rank in range(num_ranks)} if num_ranks > 1 else {"rng_state.pth"}
     if not ranks:
@@ -238,7 +251,7 @@ def _flaws_of_state(checkpoint: Path, needs_best: bool) -> Iterator[str]:
         return
     best = best_of(checkpoint.parent, state) if needs_best else None
     if best is not None and best.name != checkpoint.name:
-        flaws = _flaws_of_weights(best) if best.is_dir() else iter(["it is missing"])
+        flaws = chain(_flaws_of_weights(best), _flaws_of_files(best)) if best.is_dir() else iter(["it is missing"])
         yield from (f"of {best}, the best checkpoint so far: {flaw}" for flaw in flaws)
 
 
@@ -250,6 +263,22 @@ def _flaws_of_weights(checkpoint: Path) -> Iterator[str]:
         damage = _damage(checkpoint / name) if (checkpoint / name).is_file() else "is missing"
         if damage:
             yield f"{name} {damage}"
+
+
+def _flaws_of_files(checkpoint: Path) -> Iterator[str]:
+    """Compare the files of a checkpoint with their checksums; earlier versions stored none."""
+    if not (checkpoint / _CHECKSUMS).is_file():
+        return
+    try:
+        checksums = dict(json.loads((checkpoint / _CHECKSUMS).read_text(encoding="utf-8")).items())
+    except (AttributeError, ValueError) as error:
+        yield f"{_CHECKSUMS} is damaged: {error}"
+        return
+    for name, stored in checksums.items():
+        if not (checkpoint / name).is_file():
+            yield f"{name} is missing"
+        elif checksum(checkpoint / name) != stored:
+            yield f"{name} is damaged, or another checkpoint's: its checksum is not the one in {_CHECKSUMS}"
 
 
 def _damage(path: Path) -> str | None:

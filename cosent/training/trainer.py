@@ -26,7 +26,7 @@ from cosent.data.datasets import TextDataset
 from cosent.data.formats import FORMATS
 from cosent.data.samplers import ClassBatchSampler, DistinctTextBatchSampler, RankBatchSampler, RowBatchSampler
 from cosent.data.sources import Data
-from cosent.data.token_rows import TokenRows
+from cosent.data.streams import TextStream
 from cosent.distributed import gather_batch, gather_numbers, num_ranks, rank
 from cosent.errors import UserError
 from cosent.evaluation.decide import DecisionOptions, decide
@@ -36,12 +36,21 @@ from cosent.losses import Loss
 from cosent.model.backbone import train_in_float32
 from cosent.model.encoder import SentenceBert
 from cosent.training.arguments import CosentTrainingArguments
-from cosent.training.batches import class_batches, collator
-from cosent.training.callbacks import EarlyStopping, SetEpoch
-from cosent.training.data import check_format, eval_datasets, settle_metric, training_dataset
+from cosent.training.batches import class_batches, collator, rows_of
+from cosent.training.callbacks import EarlyStoppingCallback, SetEpoch, suit_notebook
+from cosent.training.data import (
+    check_format,
+    check_types,
+    eval_datasets,
+    settle_metric,
+    settle_stream,
+    training_dataset,
+)
 from cosent.training.gradient_cache import Piece, cut, embed_pieces, filler, whole
+from cosent.training.logged_loss import batch_statistics, leave_out_short_batches
 from cosent.training.recording import compile_options, training_graphs
 from cosent.training.resuming import ResumableTrainer
+from cosent.training.shortage import describe_shortage
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +81,9 @@ class CosentTrainer(ResumableTrainer):
         model: the encoder.
         args: the training arguments.
         loss: a function of embeddings (K, B, D), labels (B,) and text ids (N,).
-        train_dataset: the training data: a dataset, or any source that `load_data` takes, in a format that the loss
-            learns from. Of pairs, a loss of triplets takes those that match. Sentences are embedded twice if the loss
-            needs more than one text per example.
+        train_dataset: the training data: a dataset, a stream, or any source that `load_data` takes, in a format that
+            the loss learns from. Of pairs, a loss of triplets takes those that match. Sentences are embedded twice if
+            the loss needs more than one text per example.
         eval_dataset: the data that selects the best checkpoint and, if they are pairs, the threshold: a dataset or a
             source, in any format. Or several by name, each with its metrics under its name; `metric_for_best_model`
             says which one selects, else the first.
@@ -95,6 +104,7 @@ class CosentTrainer(ResumableTrainer):
 
     # The loss is one value per batch: with gradient accumulation, the parent divides by the number of batches.
     loss_is_scaled_for_ga = False
+    _full_batch = 0  # examples in a full batch
 
     def __init__(
         self,
@@ -102,19 +112,20 @@ class CosentTrainer(ResumableTrainer):
         args: CosentTrainingArguments,
         loss: Loss,
         *,
-        train_dataset: TextDataset | Data = None,
+        train_dataset: TextDataset | TextStream | Data = None,
         eval_dataset: TextDataset | Data | Mapping[str, TextDataset | Data] = None,
         evaluation: EvaluationOptions | None = None,
         decision: DecisionOptions | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
+        check_types(model, args, loss)
         args = copy(args)  # the changes below apply to this data only, not to the caller's object
         args.remove_unused_columns = False  # TokenRows has no unused columns
         if args.data_seed is None:
             args.data_seed = args.seed  # otherwise accelerate orders rows by each rank's own generator
         callbacks = list(callbacks or ())
         if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStopping(args.early_stopping_patience))
+            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         evaluation = evaluation or EvaluationOptions()
         if train_dataset is not None:
             train_dataset = training_dataset(train_dataset, loss, model, evaluation.positive_label_min)
@@ -123,6 +134,8 @@ class CosentTrainer(ResumableTrainer):
         self._selecting_data = held_out.get(self.selecting)
         if train_dataset is not None:
             check_format(loss, train_dataset)
+            if isinstance(train_dataset, TextStream):
+                settle_stream(args)
             if FORMATS[train_dataset.data_format].label is str:
                 args.per_device_train_batch_size = args.classes_per_batch * args.samples_per_class
         self._graphs = training_graphs(model.graphs, args)
@@ -136,8 +149,8 @@ class CosentTrainer(ResumableTrainer):
             model=model,
             args=args,
             # the collator takes a batch of TokenRows, which is not a list
-            data_collator=collator(train_dataset) if train_dataset else None,  # type: ignore[arg-type]
-            train_dataset=TokenRows(train_dataset.tokens) if train_dataset else None,
+            data_collator=None if train_dataset is None else collator(train_dataset),  # type: ignore[arg-type]
+            train_dataset=None if train_dataset is None else rows_of(train_dataset, args),
             eval_dataset=held_out.get("", held_out or None),  # the parent uses its length only
             callbacks=callbacks,
         )
@@ -147,8 +160,9 @@ class CosentTrainer(ResumableTrainer):
         # recorded pieces are filled up to a fixed size anyway
         self._pads_pieces = is_packed(model.backbone) and self._graphs is None
         self._examples = train_dataset
-        self._batches = self._make_batches() if train_dataset is not None else None
+        self._batches = self._make_batches() if isinstance(train_dataset, TextDataset) else None
         self.add_callback(SetEpoch(self))
+        suit_notebook(self)
         if rank() > 0:
             torch.manual_seed(args.seed + rank())  # otherwise dropout would drop the same places on all ranks
         self.loss = loss
@@ -184,6 +198,15 @@ class CosentTrainer(ResumableTrainer):
         self._decide()
         return result
 
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate like the parent, on the trainer's own eval data or, if given, on any other, or several by name."""
+        names = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
+        is_known = isinstance(eval_dataset, str) and eval_dataset in names  # the parent passes names
+        if eval_dataset is not None and not is_known:
+            held_out = eval_datasets(eval_dataset, None, self.accelerator.unwrap_model(self.model))
+            eval_dataset = held_out.get("", held_out)
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
     def _decide(self) -> None:
         """Choose the trained model's threshold on the eval pairs."""
         data = self._selecting_data
@@ -194,7 +217,7 @@ class CosentTrainer(ResumableTrainer):
             self.final_evaluation = evaluate(model, data, self.evaluation)
         pairs = self.final_evaluation.pairs
         assert pairs is not None  # as these are pairs
-        where, least = data.records.report.path, self.evaluation.positive_label_min
+        where, least = data.name, self.evaluation.positive_label_min
         model.settings.decision = decide(pairs, where, **vars(self.decision), positive_label_min=least)
 
     def _check_engine(self) -> None:
@@ -220,15 +243,16 @@ class CosentTrainer(ResumableTrainer):
         if self._train_batch_size != self.args.train_batch_size:  # auto_find_batch_size has made it smaller
             self._statistics, self._statistics_steps = {}, 0
             self._batches = self._make_batches()
-        if self._batches is None:
+        if self._batches is None and not isinstance(self._examples, TextStream):
             plain = super().get_train_dataloader()
             if not len(plain):
                 raise UserError(_NO_STEP)
             return plain
         dataset: Any = self.train_dataset
+        of_batches: dict[str, Any] = {"batch_size": None} if self._batches is None else {"batch_sampler": self._batches}
         loader = DataLoader(
             dataset,
-            batch_sampler=self._batches,
+            **of_batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
@@ -237,7 +261,7 @@ class CosentTrainer(ResumableTrainer):
             multiprocessing_context=self.args.dataloader_multiprocessing_context,
             in_order=self.args.dataloader_in_order,
         )
-        if not self._gathers:
+        if not self._gathers and self._batches is not None:
             return self.accelerator.prepare(loader)
         # the batches are already divided among the ranks: tell accelerate that there is one process
         return prepare_data_loader(
@@ -246,6 +270,7 @@ class CosentTrainer(ResumableTrainer):
             num_processes=1,
             process_index=0,
             put_on_device=True,
+            dispatch_batches=False,  # or the first rank would read a stream for all of them
             non_blocking=self.accelerator.non_blocking,
         )
 
@@ -255,10 +280,12 @@ class CosentTrainer(ResumableTrainer):
     def _make_batches(self) -> Batches | None:
         """Make the sampler of the batches' rows; None if the parent makes it."""
         dataset, args = self._examples, self.args
-        assert dataset is not None  # the parent checks this first
+        assert isinstance(dataset, TextDataset)  # a stream makes its own batches
         shares = num_ranks() if self._gathers else 1
         seed = args.seed if args.data_seed is None else args.data_seed
         rows = shares * self._train_batch_size
+        sizes_vary = FORMATS[dataset.data_format].label is str or args.train_sampling_strategy == "batch_rebalance"
+        self._full_batch = 0 if sizes_vary else min(rows, len(dataset))
         batches: RowBatchSampler | ClassBatchSampler | DistinctTextBatchSampler
         if FORMATS[dataset.data_format].label is str:
             batches = class_batches(dataset, rows, args.samples_per_class, seed)
@@ -311,7 +338,7 @@ class CosentTrainer(ResumableTrainer):
                 embeddings, labels, ids, shapes=[shape for _, *shape in counts], no_text=NO_TEXT
             )
         loss = self.loss(embeddings, labels, ids.reshape(-1))
-        self._keep_statistics(embeddings.detach(), labels, ids.reshape(-1))
+        self._keep_statistics(loss, embeddings.detach(), labels, ids.reshape(-1))
         return (loss, embeddings) if return_outputs else loss
 
     def _pieces(self, inputs: TokenBatch) -> list[Piece]:
@@ -328,8 +355,9 @@ class CosentTrainer(ResumableTrainer):
             return cut(input_ids, lengths, max_tokens, pad=self._pads_pieces, host_lengths=counts)
         return [whole(input_ids, lengths, inputs["max_length"])]
 
-    def _keep_statistics(self, embeddings: Tensor, labels: Tensor | None, text_ids: Tensor) -> None:
+    def _keep_statistics(self, loss: Tensor, embeddings: Tensor, labels: Tensor | None, text_ids: Tensor) -> None:
         statistics = self.loss.statistics(embeddings, labels, text_ids)
+        statistics |= batch_statistics(loss, embeddings.shape[1], self._full_batch)
         statistics["effective_batch"] = torch.tensor(float(embeddings.shape[1]))
         for name, value in statistics.items():
             self._statistics[name] = self._statistics.get(name, torch.zeros_like(value)) + value
@@ -343,7 +371,7 @@ class CosentTrainer(ResumableTrainer):
         except RuntimeError as error:
             if self.args.auto_find_batch_size or not should_reduce_batch_size(error):
                 raise
-            raise UserError(self._describe_shortage(inputs)) from error
+            raise UserError(self._shortage(inputs)) from error
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clip like the parent, but in three passes over all gradients at once if training is recorded."""
@@ -353,25 +381,11 @@ class CosentTrainer(ResumableTrainer):
         self.accelerator.unscale_gradients()
         return gradients.clip(self.args.max_grad_norm)
 
-    def _describe_shortage(self, inputs: TokenBatch) -> str:
+    def _shortage(self, inputs: TokenBatch) -> str:
+        """Say at which batch memory ran out, and what would reduce it."""
         on_cpu: Any = {name: x.cpu() if isinstance(x, Tensor) else x for name, x in inputs.items()}
-        inputs = on_cpu
-        num_examples = len(inputs["text_ids"]) // inputs["num_columns"]
-        num_tokens = len(inputs["input_ids"])
-        pieces = self._pieces(inputs)
-        most = max((len(piece.input_ids) for piece in pieces), default=0)
-        at_a_time = f", {most:,} of them at a time" if len(pieces) > 1 else ""
-        pieces_flag = f"micro_batch_tokens={max(most // 2, 1)}"
-        if self.args.micro_batch_size:
-            pieces_flag = f"micro_batch_size={max(self.args.micro_batch_size // 2, 1)}"
-        batch_flag = f"per_device_train_batch_size={max(num_examples // 2, 1)}"
-        if self._examples is not None and FORMATS[self._examples.data_format].label is str:
-            batch_flag = f"classes_per_batch={max(self.args.classes_per_batch // 2, 2)}"
-        return (
-            f"out of memory at a batch of {num_examples:,} examples with {num_tokens:,} tokens{at_a_time}. "
-            f"{pieces_flag} would embed it in smaller pieces, with the same result for one more forward pass; "
-            f"{batch_flag} would make it smaller"
-        )
+        has_classes = self._examples is not None and FORMATS[self._examples.data_format].label is str
+        return describe_shortage(on_cpu, self._pieces(on_cpu), self.args, has_classes=has_classes)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of the loss's statistics since the last log, and warn once about problems that they show."""
@@ -382,6 +396,7 @@ class CosentTrainer(ResumableTrainer):
                 if means[name] > 0.5:
                     self._warned.add(name)
                     logger.warning(_WARNINGS[name])
+            leave_out_short_batches(logs, means, self.state.log_history)
             logs.update(means)
         super().log(logs, start_time)
 
@@ -400,11 +415,6 @@ class CosentTrainer(ResumableTrainer):
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
             self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        # each rank writes its own file; the trainer state, written next, marks the checkpoint as complete
-        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # the parent would look for its own weight names, find none, and continue with the current weights

@@ -18,7 +18,7 @@ from tests.processes import Done, run_forked, run_ranks
 
 # The scripts that commands were before they were commands.
 SHIMS = {
-    **{name: f"{name}.py" for name in ("train", "test", "encode", "predict", "calibrate", "compare")},
+    **{name: f"{name}.py" for name in ("train", "test", "encode", "predict", "search", "calibrate", "compare")},
     "check": "check_data.py",
     "build-backbone": "build_backbone.py",
 }

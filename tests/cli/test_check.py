@@ -73,3 +73,16 @@ def test_mistakes_end_in_one_clear_line(error_of, tmp_path):
     asked = error_of("check", train, "--write_split", tmp_path / "y", "--fractions", "0.5", "0.6")
     assert "below 1 together" in asked
     assert train.read_text() == "a\tb\t1\nc\td\t0\n"
+
+
+def test_dev_beside_test_is_not_called_training_data(tmp_path):
+    train = write(tmp_path / "train.tsv", [("a", "b", "1"), ("c", "d", "0")])
+    dev = write(tmp_path / "dev.tsv", [("e", "f", "1"), ("g", "h", "0"), ("a", "b", "1")])
+    test = write(tmp_path / "test.tsv", [("e", "f", "1"), ("i", "j", "0"), ("c", "d", "0")])
+    done = cosent("check", train, dev, test)
+    assert done.status == 0, done.stderr
+    beside_dev = done.stdout[done.stdout.index(f"{test} beside {dev}") :]
+    assert f"pairs that stand in {dev}, either way round: 1 of 3" in beside_dev
+    assert "what chooses the checkpoint and the threshold is measured again" in beside_dev
+    assert "trained" not in beside_dev and "training" not in beside_dev
+    assert done.stdout.count("what was trained on is measured again") == 4  # dev and test beside train: pairs, texts

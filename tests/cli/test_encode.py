@@ -100,3 +100,26 @@ def new_texts(rank):
     chunks = [TEXTS[start : start + 50] for start in range(0, len(TEXTS), 50)]
     mine = [text for chunk in chunks[2:][rank::2] for text in chunk]
     return len(set(mine) - set(chunks[0] + chunks[1]))
+
+
+def test_a_mistake_in_a_column_is_said_before_the_model_is_loaded(error_of, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"the customer\'s words": "a", "answer": "b"}\n')
+    flags = ["--model_name_or_path", "missing/model", "--output_path", tmp_path / "x.npy"]
+    error = error_of("encode", *flags, "--input_path", tmp_path / "a.jsonl")
+    assert "--column 'the customer'\"'\"'s words', or another of these names" in error
+    assert "has no column 'x'" in error_of("encode", *flags, "--input_path", tmp_path / "a.jsonl", "--column", "x")
+
+
+def test_a_great_chunk_is_the_whole_file(tiny_bert, tmp_path):
+    flags = ["--model_name_or_path", tiny_bert, "--device=cpu", "--output_path", tmp_path / "x.npy"]
+    (tmp_path / "a.txt").write_text("one text\nanother text\n")
+    done = cosent("encode", *flags, "--input_path", tmp_path / "a.txt", f"--chunk_size={10**20}")
+    assert done.status == 0, done.stderr
+    assert np.load(tmp_path / "x.npy").shape == (2, 32)
+
+
+def test_standard_input_is_called_that_in_the_log(tiny_bert, tmp_path):
+    flags = ["--model_name_or_path", tiny_bert, "--device=cpu", "--output_path", tmp_path / "x.npy"]
+    done = cosent("encode", *flags, "--input_path=-", stdin=b"one text\nanother text\n")
+    assert "standard input: the texts are column 1" in done.stderr
+    assert "cosent-" not in done.stderr

@@ -59,6 +59,13 @@ def test_a_script_is_the_command_of_its_name(name):
     assert refused.stderr == cosent(command, "--no-such-flag").stderr
 
 
+def test_flags_that_negate_others_are_not_explained_as_these():
+    shown = cosent("train", "--help").stdout
+    assert "--load_best_model_at_end" in shown and "--no_load_best_model_at_end" not in shown
+    assert "--no_duplicate_texts" in shown  # a flag of its own
+    assert "infonce (sentences, triplets, labelled pairs)" in " ".join(shown.split())
+
+
 def test_training_shows_its_own_flags_in_groups_and_all_when_asked():
     own, every = cosent("train", "--help").stdout, cosent("train", "--help-all").stdout
     places = [own.index(f"\n{title}:\n") for title in ("model", "data", "loss", "decision", "training")]
@@ -97,6 +104,10 @@ def test_training_shows_its_own_flags_in_groups_and_all_when_asked():
         (["encode"], "cosent encode needs --model_name_or_path, --input_path, --output_path\n"),
         (["predict", "--model_name_or_path", "M"], "cosent predict needs --input_path, --output_path\n"),
         (["predict", "M", "one text"], "takes a model and two texts, or flags; got 2"),
+        (["search", "M", "text"], "cosent search needs --corpus\n"),
+        (["search", "--corpus", "C"], "cosent search needs --model_name_or_path, --queries\n"),
+        (["search", "M", "--corpus", "C"], "either as arguments after the model, or as a file, --queries"),
+        (["search", "M", "text", "--queries", "Q", "--corpus", "C"], "either as arguments after the model, or"),
         (["compare", "--test_data_path", "T"], "cosent compare needs models\n"),
         (["check"], "cosent check needs paths\n"),
         (["calibrate", "--model_name_or_path", "M", "--data_pth", "D"], "did you mean --data_path?"),
@@ -112,13 +123,15 @@ def test_a_wrong_command_or_flag_is_answered_in_a_line_or_two(arguments, said):
 
 
 NEEDS = ["--model_name_or_path", "M"]
+TEXTS = DATA / "sentences.txt"
+SEARCHED = ["--queries", TEXTS, "--corpus", TEXTS]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["train", *NEEDS, "--train_data_path", "none.tsv"], "none.tsv does not exist"),
-        (["train", *NEEDS, "--train_data_path", DATA], "is a folder, not a data file"),
+        (["train", *NEEDS, "--train_data_path", DATA], "is a folder with files of several types"),
         (["train", *NEEDS, "--eval_data_path", "none.tsv"], "none.tsv does not exist"),
         (["train", *NEEDS, "--micro_batch_size", "0"], "--micro_batch_size must be at least 1, got 0"),
         (["train", *NEEDS, "--scale", "0"], "--scale must be above 0"),
@@ -128,6 +141,22 @@ NEEDS = ["--model_name_or_path", "M"]
         (["test", *NEEDS, "--index_data_path", "none.tsv"], "none.tsv does not exist"),
         (["encode", *NEEDS, "--input_path", "none.tsv", "--output_path", "x.npy"], "none.tsv does not exist"),
         (["predict", *NEEDS, "--input_path", "none.tsv", "--output_path", "x.tsv"], "none.tsv does not exist"),
+        (["test", *NEEDS, "--queries", "none.tsv"], "--queries, --corpus and --qrels test a search together"),
+        (["test", *NEEDS, *SEARCHED, "--qrels", "none.tsv"], "none.tsv does not exist"),
+        (["test", *NEEDS, *SEARCHED, "--qrels", "none.tsv", "--report", "True"], "--report has no page for a search"),
+        (["search", "M", "text", "--corpus", "none.tsv"], "none.tsv does not exist"),
+        (["search", "M", "--queries", "none.tsv", "--corpus", TEXTS], "none.tsv does not exist"),
+        (["search", "M", "text", "--corpus", TEXTS, "--corpus_embeddings", "none.npy"], "none.npy does not exist"),
+        (
+            ["search", "M", "text", "--corpus", TEXTS, "--output_path", "x.npy"],
+            "written to a .tsv, .csv or .jsonl file",
+        ),
+        (["search", "M", "text", "--corpus", TEXTS, "--top_k", "0"], "--top_k must be at least 1, got 0"),
+        (
+            ["search", "M", "--queries", DATA / "dev.txt", "--corpus", TEXTS],
+            "holds the texts; give --query_column NAME",
+        ),
+        (["search", "M", "text", "--corpus", DATA / "dev.txt"], "holds the texts; give --column NAME"),
         (["calibrate", "--model_name_or_path", DATA, "--data_path", "none.tsv"], "none.tsv does not exist"),
         (["compare", "A", "B", "--test_data_path", "none.tsv"], "none.tsv does not exist"),
         (["check", "none.tsv"], "none.tsv does not exist"),
@@ -172,6 +201,9 @@ def test_help_mistakes_and_checks_import_nothing_heavy():
         ["test", *NEEDS, "--test_data_path", "none.tsv"],
         ["encode", *NEEDS, "--input_path", "none.tsv", "--output_path", "x.npy"],
         ["predict", *NEEDS, "--input_path", "none.tsv", "--output_path", "x.tsv"],
+        ["test", *NEEDS, *SEARCHED, "--qrels", "none.tsv"],
+        ["search", "M", "text", "--corpus", "none.tsv"],
+        ["search", "M", "text", "--corpus", DATA / "dev.txt"],
         ["calibrate", "--model_name_or_path", DATA, "--data_path", "none.tsv"],
         ["compare", "A", "B", "--test_data_path", "none.tsv"],
         ["build-backbone", "--corpus", "none.txt", "--output_dir", "x"],

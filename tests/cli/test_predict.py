@@ -73,3 +73,38 @@ def test_mistakes_leave_no_output(error_of, classic_run, tiny_bert, tmp_path):
     ):
         assert message in error_of("predict", *flags)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tsv", "good.tsv"]
+
+
+def test_a_spreadsheet_is_asked_for(classic_run, tmp_path, error_of):
+    (tmp_path / "a.tsv").write_text("=SUM(A1)\t怎么还款\n", encoding="utf-8")
+    flags = [
+        "--model_name_or_path",
+        classic_run[1],
+        "--input_path",
+        tmp_path / "a.tsv",
+        "--device=cpu",
+        "--spreadsheet",
+    ]
+    done = cosent("predict", *flags, "--output_path", tmp_path / "out.csv")
+    assert done.status == 0, done.stderr
+    assert (tmp_path / "out.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    assert '"\'=SUM(A1)","怎么还款","",' in (tmp_path / "out.csv").read_text(encoding="utf-8-sig")
+    for path, said in (("out.tsv", "--spreadsheet True is for a .csv file"), ("-", "standard output is tab-separated")):
+        assert said in error_of("predict", *flags, "--output_path", path if path == "-" else tmp_path / path)
+
+
+def test_the_probability_at_the_threshold_is_explained(classic_run, tmp_path):
+    folder = classic_run[1]
+    decision = SentenceBert(folder, device="cpu").settings.decision
+    (tmp_path / "a.tsv").write_text("怎么还款\t如何还款\n", encoding="utf-8")
+    flags = ["--model_name_or_path", folder, "--input_path", tmp_path / "a.tsv", "--device=cpu"]
+    for more, threshold, origin in (
+        ((), decision.threshold, "is the best by accuracy"),
+        (["--threshold=0.5"], 0.5, "was given"),
+    ):
+        done = cosent("predict", *flags, "--output_path", tmp_path / "out.tsv", *more)
+        probability = float(decision.calibration(threshold))
+        assert f"At the threshold of {threshold:.4f} the probability is {probability:.2f}. It need not" in done.stdout
+        assert f"the threshold {origin}, and probabilities are fitted to the scores on their own.\n" in done.stdout
+    pair = cosent("predict", folder, "怎么还款", "如何还款", "--device=cpu")
+    assert f"At the threshold of {decision.threshold:.4f} the probability is" in pair.stderr

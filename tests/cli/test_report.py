@@ -1,5 +1,6 @@
-"""The report in a real browser, where there is one."""
+"""The pages in a real browser, where there is one."""
 
+import html
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
 
 # what a person would see: whether something sticks out to the right, pictures that do not show, and what was fetched
-PROBE = """<script>addEventListener("load", () => { document.title = "probe " + JSON.stringify([
+PROBE = """<script>addEventListener("load", () => { top.document.title = "probe " + JSON.stringify([
     document.documentElement.scrollWidth - document.documentElement.clientWidth,
     [...document.images].filter(image => !image.naturalWidth).length, document.images.length,
     performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length]) })</script>"""
@@ -37,15 +38,18 @@ def browse(*arguments, folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")
-@pytest.mark.parametrize("width", [500, 1280])
-def test_a_browser_shows_it_whole_without_a_network(report, tmp_path, width):
-    page = tmp_path / "probed.html"
-    page.write_text(report.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
-    size = f"--window-size={width},900"
-    shown = browse(size, "--virtual-time-budget=5000", "--dump-dom", page.as_uri(), folder=tmp_path)
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize(("name", "num_pictures"), [("report", 5), ("training", 4)])
+def test_a_browser_shows_it_whole_without_a_network(report, classic_run, tmp_path, name, num_pictures, width):
+    page = report if name == "report" else classic_run[1] / "training.html"
+    probed = page.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>")
+    outer = tmp_path / "outer.html"  # as a window cannot be as narrow as a phone
+    frame = f'<iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{html.escape(probed)}"></iframe>'
+    outer.write_text(f'<!DOCTYPE html><meta charset="utf-8"><title></title>{frame}', encoding="utf-8")
+    shown = browse("--virtual-time-budget=5000", "--dump-dom", outer.as_uri(), folder=tmp_path)
     overflow, broken, pictures, fetched = re.search(r"<title>probe \[(-?\d+),(\d+),(\d+),(\d+)\]", shown).groups()
     assert (overflow, broken, fetched) == ("0", "0", "0")
-    assert pictures == ("5" if can_draw() else "0")
+    assert pictures == (str(num_pictures) if can_draw() else "0")
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from cosent.cli import run_folder, training_run
 from cosent.files import locked
-from cosent.training.checkpoints import checkpoints_below
+from cosent.training.checkpoints import checkpoints_below, flaw_of, refuse_flawed
 from cosent.training.resuming import ResumableTrainer
 from tests.cli.conftest import cosent, read_json
 from tests.conftest import DATA
@@ -40,12 +40,13 @@ def flags(model, folder, **more):
 
 
 def results(folder):
-    """What a run leaves behind, without times and its own name."""
+    """What a run leaves behind, without times, its own name and its command, which says whether it was resumed."""
     found = {name: (folder / name).read_bytes() for name in ("model.safetensors", "cosent_config.json")}
     for path in folder.glob("*_results.json"):
         measured = read_json(path)
         found[path.name] = {name: value for name, value in measured.items() if not re.search("second|runtime", name)}
     page = (folder / "training.html").read_text(encoding="utf-8")
+    page = re.sub(r'<td class="name">(time|command)</td>.*?</tr>', "", page)
     return found | {"page": page.replace(str(folder), "")}
 
 
@@ -120,6 +121,15 @@ def test_a_finished_run_is_refused_and_a_longer_one_goes_on(copied, tiny_bert, e
     assert read_json(copied / "trainer_state.json")["global_step"] == 6
 
 
+def zero_half(path):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+
+
+def take_from_another(path):
+    shutil.copy(path.parents[1] / "checkpoint-4" / path.name, path)
+
+
 DAMAGES = [
     ("trainer_state.json", lambda path: path.write_text("")),
     ("trainer_state.json", lambda path: path.write_text("[]")),
@@ -136,6 +146,10 @@ DAMAGES = [
     ("scheduler.pt", lambda path: path.write_bytes(b"")),
     ("rng_state.pth", lambda path: path.write_bytes(path.read_bytes()[:-1])),
     ("rng_state.pth", Path.unlink),
+    ("model.safetensors", zero_half),
+    *((name, take_from_another) for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")),
+    ("config.json", lambda path: path.write_text(path.read_text().replace('"gelu"', '"relu"'))),
+    ("checksums.json", lambda path: path.write_text("[]")),
 ]
 
 
@@ -161,6 +175,26 @@ def test_the_last_whole_checkpoint_is_gone_on_from_and_a_damaged_one_refused(cop
         run_folder.run_folder(args_of(copied, resume_from_checkpoint=str(copied / "checkpoint-5")), "hub/model", "")
 
 
+def test_a_best_checkpoint_with_destroyed_weights_is_noticed(copied):
+    last = copied / "checkpoint-5"
+    state = read_json(last / "trainer_state.json") | {"best_model_checkpoint": "checkpoint-4", "best_global_step": 4}
+    (last / "trainer_state.json").write_text(json.dumps(state))
+    (last / "checksums.json").unlink()
+    refuse_flawed(last)
+    zero_half(copied / "checkpoint-4" / "model.safetensors")
+    with pytest.raises(ValueError, match="the best checkpoint so far: model.safetensors is damaged"):
+        refuse_flawed(last)
+
+
+def test_checkpoints_of_earlier_versions_and_calibrated_ones_are_whole(copied):
+    (copied / "checkpoint-4" / "checksums.json").unlink()
+    assert flaw_of(copied / "checkpoint-4", needs_best=False) is None
+    config = copied / "checkpoint-5" / "cosent_config.json"
+    config.write_text(json.dumps(read_json(config) | {"decision": None}))
+    (copied / "checkpoint-5" / "README.md").write_text("My model")
+    assert flaw_of(copied / "checkpoint-5") is None
+
+
 def test_where_no_checkpoint_is_whole_that_is_said(copied, tiny_bert, error_of):
     for checkpoint in copied.glob("checkpoint-*"):
         (checkpoint / "trainer_state.json").write_text("{")
@@ -174,6 +208,7 @@ def test_the_best_checkpoint_is_found_where_the_run_was_moved_and_missed_where_i
     state = json.loads((copied / "checkpoint-5" / "trainer_state.json").read_text())
     state["best_model_checkpoint"], state["best_global_step"] = "/gone/out/checkpoint-4", 4
     (copied / "checkpoint-5" / "trainer_state.json").write_text(json.dumps(state))
+    (copied / "checkpoint-5" / "checksums.json").unlink()
     (copied / "training.html").unlink()
     checkpoint = str(copied / "checkpoint-5")
     assert run_folder.run_folder(args_of(copied, resume_from_checkpoint=checkpoint), "m", "") == (

@@ -3,15 +3,18 @@
 import errno
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
 from safetensors import SafetensorError
 
+from cosent import UserError
 from cosent.cli import running
 from cosent.cli.failures import describe_failure
+from cosent.cli.parsing import decoded, flags_of
 from tests.cli.conftest import cosent
-from tests.conftest import DATA
+from tests.conftest import DATA, ROOT
 
 DEV = DATA / "zh" / "dev.txt"
 
@@ -180,6 +183,51 @@ def test_the_words_of_yaml_are_words(tmp_path, content):
     model, *_, ours, theirs = train.flag_parser().fill_from(given)
     assert (ours.eval_strategy, theirs.bf16, ours.timestamp_output_dir) == ("no", True, False)
     assert model.packing == ("off" if "packing" in content else "auto")
+
+
+@pytest.mark.parametrize(
+    ("content", "flags"),
+    [
+        ("seed: 010", ["--seed=010"]),
+        ("warmup_steps: 1:30", ["--warmup_steps=1:30"]),
+        ("output_dir: 0123", ["--output_dir=0123"]),
+        ("output_dir: 2024-01-01 10:00", ["--output_dir=2024-01-01 10:00"]),
+        ("learning_rate: 1e-5", ["--learning_rate=1e-5"]),
+        ("fractions: [0.10, 1_0]", ["--fractions", "0.10", "1_0"]),
+        (
+            "lr_scheduler_kwargs: {num_cycles: 010, eps: 1e-5, name: '3'}",
+            ['--lr_scheduler_kwargs={"num_cycles": 10, "eps": 1e-05, "name": "3"}'],
+        ),
+    ],
+)
+def test_numbers_of_a_config_file_are_read_as_they_are_written(tmp_path, content, flags):
+    (tmp_path / "config.yaml").write_text(content)
+    assert flags_of(str(tmp_path / "config.yaml")) == flags
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("c.yaml", "seed: 1\nmax_steps: 2\nseed: 3\n"), ("c.json", '{"seed": 1,\n"max_steps": 2, "seed": 3}')],
+)
+def test_a_name_stands_in_a_config_file_once(error_of, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert "'seed' stands there twice, first in line 1" in error_of("train", tmp_path / name)
+
+
+def test_a_terminal_without_unicode_gets_the_numbers_of_characters(tmp_path):
+    (tmp_path / "a.tsv").write_text("我要退款\t我要退款\t1\n退款\t付款\t0\n", encoding="utf-8")
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "cosent", "check", "a.tsv"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"\\u6211" in done.stdout
+
+
+def test_texts_on_the_command_line_are_decoded():
+    assert decoded("你好\tß") == "你好\tß"
+    assert decoded("你好".encode().decode("ascii", "surrogateescape")) == "你好"
+    with pytest.raises(UserError, match="is not UTF-8"):
+        decoded("a\udcff")
 
 
 def test_a_second_encode_to_the_same_output_is_told(tiny_bert, tmp_path, monkeypatch):

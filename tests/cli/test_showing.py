@@ -1,8 +1,9 @@
+import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from cosent import SentenceBert, load_data
-from cosent.cli.showing import language_gap
+from cosent.cli.showing import example_pair, language_gap
 from tests.conftest import DATA
 
 
@@ -46,3 +47,15 @@ def test_a_model_of_the_language_is_not_warned_of(tiny_bert):
     path = DATA / "zh" / "test.txt"
     model = character_model(tiny_bert, set(path.read_text(encoding="utf-8")))
     assert language_gap(load_data(path, model), model) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("train.txt", "pairs"), ("sentences.txt", "sentences"), ("classes.train.tsv", "classes")]
+)
+def test_the_example_is_in_the_language_of_the_data(tiny_bert, name, kind):
+    model = SentenceBert(tiny_bert, device="cpu")
+    chinese, english = (
+        example_pair(load_data(folder / name, model, data_format=kind)) for folder in (DATA / "zh", DATA)
+    )
+    assert chinese == ("怎么重置密码？", "忘记密码了怎么办")
+    assert english == ("How do I reset my password?", "I forgot my password")

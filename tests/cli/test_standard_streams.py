@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from cosent import UserError
+from cosent.cli.standard_streams import check_streams
 from tests.cli.conftest import cosent
 from tests.conftest import DATA, ROOT
 
@@ -73,6 +75,12 @@ def test_a_pair_wants_a_threshold_and_may_lack_a_probability(error_of, tiny_bert
     )
     done = cosent("predict", tiny_bert, "a", "b", "--device=cpu", "--threshold=-1")
     assert done.stdout.splitlines()[1:] == ["probability\t", "decision\t1"]
+
+
+def test_closed_standard_output_is_said(monkeypatch):
+    monkeypatch.setattr("cosent.cli.standard_streams.sys.stdout", None)
+    with pytest.raises(UserError, match="standard output is closed; name a file with --output_path"):
+        check_streams("-", "-", None)
 
 
 def test_mistakes_name_the_stream(error_of, tiny_bert, monkeypatch):

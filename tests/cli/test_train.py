@@ -1,5 +1,7 @@
 import json
 import re
+from html import unescape
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,7 +60,7 @@ def test_the_threshold_is_the_eval_datas_and_reproduces_its_accuracy(classic_run
 def table(done):
     """The scores before and after training, by name."""
     rows = re.findall(
-        r"^((?:eval|test) [a-z\d ]+?) +(-?[\d.]+) +(-?[\d.]+)(?:   .* to .*)?$", done.stdout, re.MULTILINE
+        r"^((?:eval|test) [a-z\d ]+?) +(-?[\d.]+) +(-?[\d.]+)\*?(?:  .* to .*)?$", done.stdout, re.MULTILINE
     )
     return {name: (float(before), float(after)) for name, before, after in rows}
 
@@ -76,15 +78,43 @@ def test_a_model_that_got_worse_is_called_that(capsys, after):
     compare(
         {"eval": Evaluation({"spearman": 0.4})},
         {"eval": Evaluation({"spearman": after}, intervals={"spearman": (after - 0.125, after + 0.125)})},
-        CosentTrainingArguments(metric_for_best_model="eval_spearman"),
+        SimpleNamespace(
+            args=CosentTrainingArguments(metric_for_best_model="eval_spearman"),
+            selecting="",
+            state=SimpleNamespace(best_global_step=None, log_history=[]),
+        ),
     )
     output = capsys.readouterr().out
     assert f"0.4000    {after:.4f}   {after - 0.125:.4f} to {after + 0.125:.4f}\n" in output
     assert ("no better than the untouched one" in output) == (after <= 0.4)
 
 
+def test_what_the_eval_data_chose_is_marked(classic_run):
+    output = classic_run[0].stdout
+    rows = re.findall(r"^((?:eval|test) [a-z ]+?) +-?[\d.]+ +-?[\d.]+(\*?)", output, re.MULTILINE)
+    assert len([name for name, _ in rows if name.startswith("eval ")]) == 8
+    assert {mark for name, mark in rows if name.startswith("eval ")} == {"*"}
+    assert [name for name, mark in rows if name.startswith("test ") and mark] == ["test best accuracy"]
+    assert "* chosen on the very data it is reported on" in output
+    assert "On the eval data, which chose it: accuracy" in output
+
+
+def test_the_page_of_a_run_tells_what_the_console_tells(classic_run):
+    output, folder = classic_run[0].stdout, classic_run[1]
+    page = unescape((folder / "training.html").read_text(encoding="utf-8"))
+    for said in re.findall("(?m)^(?:train|eval|test): (.* of .*)$|^(At the threshold of .*)$", output):
+        assert "".join(said) in page
+    for name in ("Before and after", "Data", "Settings", "Evaluations", "Loss"):
+        assert f"<h2>{name}</h2>" in page
+    step = re.search(r"Kept the best of 18 steps: step (\d+)", output)[1]
+    assert f"Kept step {step} of 18, the best by the eval data's spearman" in page
+    assert (folder / "command.txt").read_text(encoding="utf-8").strip() in page
+    assert TRAIN.read_text(encoding="utf-8").split("\t")[0] in page
+
+
 def test_the_last_lines_use_the_model(classic_run):
     done, folder = classic_run
+    assert "怎么重置密码？" in done.stdout  # as the data is Chinese
     lines = done.stdout.strip().splitlines()[-3:]
     scope: dict = {}
     exec("\n".join(line.strip() for line in lines), scope)
@@ -365,3 +395,56 @@ def test_columns_declared_for_training_do_not_bind_eval_data_of_another_format(t
     assert done.status == 0, done.stderr
     assert "train: 20 sentences" in done.stdout
     assert "  'sentence 0'\n" in done.stdout
+
+
+def test_training_data_is_streamed(tiny_bert, tmp_path):
+    done = cosent("train", *options(tiny_bert, tmp_path, streaming=True, max_steps=4, buffer_size=50))
+    assert done.status == 0, done.stderr
+    assert f"train: a stream of pairs of {TRAIN}" in done.stdout
+    assert done.stdout.count("'eval_spearman'") == 2
+    assert read_json(tmp_path / "out" / "cosent_config.json")["decision"]["num_pairs"] == 96
+
+
+def test_a_stream_says_what_it_cannot_do(error_of, tiny_bert, tmp_path):
+    for more, message in (
+        ({}, "--max_steps says how long to train"),
+        ({"eval_data_path": ""}, "--streaming holds nothing out: give --eval_data_path, or --eval_fraction 0"),
+        ({"max_train_samples": 5}, "--max_train_samples needs to see all data"),
+        ({"loss": "infonce", "use_negatives": True}, "--use_negatives needs to see all data"),
+        ({"max_steps": 2, "no_duplicate_texts": True}, "--no_duplicate_texts needs to see all data"),
+    ):
+        assert message in error_of(
+            "train", *options(tiny_bert, tmp_path, **{"max_steps": -1, "streaming": True} | more)
+        )
+
+
+def test_data_in_several_files_and_eval_data_by_name(tiny_bert, tmp_path):
+    lines = TRAIN.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, part in enumerate((lines[:100], lines[100:])):
+        (tmp_path / f"part-{number}.tsv").write_text("".join(part), encoding="utf-8")
+    dev, test = DATA / "zh" / "dev.txt", DATA / "zh" / "test.txt"
+    data = ["--train_data_path", str(tmp_path / "part-0.tsv"), str(tmp_path / "part-1.tsv")]
+    evals = ["--eval_data_path", f"one={dev}", f"two={test}", "--max_steps", "2"]
+    done = cosent("train", *options(tiny_bert, tmp_path, test_data_path=test), *data, *evals)
+    assert done.status == 0, done.stderr
+    assert f"train: 384 pairs of {tmp_path}/part-0.tsv and 1 more" in done.stdout
+    out = tmp_path / "out"
+    assert read_json(out / "cosent_config.json")["decision"]["calibrated_on"] == str(dev)
+    for split in ("one", "two"):
+        assert f"eval_{split}_spearman" in read_json(out / f"eval_{split}_results.json")
+        assert f"eval {split} spearman" in done.stdout
+        assert f"eval_{split}_spearman" in (out / "trainer_state.json").read_text()
+    assert read_json(out / "eval_two_results.json")["eval_two_spearman"] == pytest.approx(
+        read_json(out / "test_results.json")["test_spearman"]
+    )
+    chosen = cosent("train", *options(tiny_bert, tmp_path / "b"), *evals, "--metric_for_best_model", "eval_two_pearson")
+    assert chosen.status == 0, chosen.stderr
+    decision = read_json(tmp_path / "b" / "out" / "cosent_config.json")["decision"]
+    assert decision["calibrated_on"] == str(test)
+    assert "By the eval data's" not in chosen.stdout or "pearson" in chosen.stdout
+
+
+def test_names_of_eval_data_are_given_to_all_or_none(error_of, tiny_bert, tmp_path):
+    dev = DATA / "zh" / "dev.txt"
+    given = [*options(tiny_bert, tmp_path), "--eval_data_path", f"one={dev}", str(dev)]
+    assert "has no name, unlike others: give all of them a name" in error_of("train", *given)

@@ -1,11 +1,12 @@
 """Messages of the library in the words of the command line."""
 
 import logging
+import shlex
 
 import pytest
 
 from cosent import DataError, UserError
-from cosent.cli.wording import FlagFormatter, as_flags, renamed, speak_of
+from cosent.cli.wording import FlagFormatter, alias, as_flags, renamed, speak_of
 
 FLAGS = ["text_columns", "on_bad_rows", "dropout", "data_format", "eval_data_format", "column"]
 
@@ -20,7 +21,7 @@ FLAGS = ["text_columns", "on_bad_rows", "dropout", "data_format", "eval_data_for
         ("(text_columns, say).", "(--text_columns, say)."),
         ("see text_columns.", "see --text_columns."),
         ("column=NAME, or column=1", "--column NAME, or --column 1"),
-        ("column='' or column=\"it's\"", "--column '' or --column it's"),
+        ("column='' or column=\"it's\"", """--column '' or --column 'it'"'"'s'"""),
         # not parameters: words, names of columns and files, what is a flag already
         ("the column and its dropout", "the column and its dropout"),
         ("no column 'text_columns' in text_columns.tsv", "no column 'text_columns' in text_columns.tsv"),
@@ -34,6 +35,20 @@ FLAGS = ["text_columns", "on_bad_rows", "dropout", "data_format", "eval_data_for
 )
 def test_parameters_become_flags(message, shown):
     assert as_flags(message, FLAGS) == shown
+
+
+def test_what_is_suggested_can_be_typed():
+    message = f"Give column={chr(34)}the customer's text{chr(34)} or column='a text'"
+    shown = as_flags(message, ["column"])
+    assert shlex.split(shown.partition(" or ")[0]) == ["Give", "--column", "the customer's text"]
+    assert shown.endswith("--column 'a text'")
+
+
+def test_a_file_has_its_alias_in_logs_and_errors(caplog):
+    with pytest.raises(UserError, match="^standard input is empty$"), alias("/tmp/x.tsv", "standard input"):
+        record = logging.LogRecord("cosent.x", logging.INFO, "", 0, "%s: read", ("/tmp/x.tsv",), None)
+        assert FlagFormatter("%(message)s").format(record) == "standard input: read"
+        raise UserError("/tmp/x.tsv is empty")
 
 
 def test_a_message_stays_where_there_are_no_flags():

@@ -194,3 +194,10 @@ def test_words_are_no_signature(tmp_path, first):
     path = tmp_path / "a.tsv"
     path.write_text(f"{first}\tsecond\n" * 30 + "x" * 300 + "ustar words\ty\n", encoding="utf-8")
     assert next(iter(open_rows(path)[1]))[0] == 1
+
+
+def test_japanese_without_kana_is_not_called_korean(tmp_path):
+    rows = [("返品受付番号確認願", "東京都港区返品"), ("京都名古屋大阪", "日本語東京")]
+    content = "".join(f"{first}\t{second}\t1\n" for first, second in rows).encode("cp932")
+    message = refusal(tmp_path / "a.tsv", content)
+    assert "CP949" not in message and "another encoding" in message

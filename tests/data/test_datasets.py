@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from cosent import DataError, load_data
 from cosent.data import datasets as datasets_module
+from cosent.data import record_files
 from cosent.data.datasets import read_records
 from cosent.data.token_rows import TokenRows
 from cosent.errors import UserError
@@ -265,7 +266,7 @@ def test_rows_are_read_where_the_file_is_mapped(make_data):
     rows = TokenRows(data.tokens)
     for column, mapped in (("input_ids", rows._input_ids), ("lengths", rows._lengths), ("text_ids", rows._text_ids)):
         buffers = [chunk.values.buffers()[1].address for chunk in data.tokens.data.column(column).chunks]
-        assert [chunk.ctypes.data for chunk in mapped._chunks] == buffers
+        assert [chunk.ctypes.data for chunk in mapped._values] == buffers
     assert len(pickle.dumps(rows)) < 10_000  # a path, not 2,500 rows
 
 
@@ -395,7 +396,7 @@ def test_a_cache_that_cannot_be_written_is_an_error_of_the_user(path, tmp_path, 
 def test_blocks_of_long_texts_are_small_and_lose_nothing(path, monkeypatch):
     path.write_text("".join(f"{'x' * 900}{i}\tb\t{i % 2}\n" for i in range(50)))
     expected = read_records(path).rows[:]
-    monkeypatch.setattr(datasets_module, "_CHARACTERS_A_BLOCK", 5_000)
+    monkeypatch.setattr(record_files, "CHARACTERS_A_BLOCK", 5_000)
     small = read_records(path)
     assert small.rows[:] == expected
     assert small.rows.data.column("texts").num_chunks == 9

@@ -441,3 +441,65 @@ def test_declared_columns_that_are_not_there_are_named(tmp_path, name):
     for columns in ({"texts": ("p", "zz")}, {"texts": ("p", "q"), "label": "zz"}, {"label": "zz"}):
         with pytest.raises(DataError, match="has no column 'zz' but 'p', 'q'"):
             read(write(tmp_path, name, rows), **columns)
+
+
+@pytest.mark.parametrize(("value", "name"), [(1, "1"), (1.0, "1"), (1.5, "1.5"), (True, "true"), (10**20, str(10**20))])
+def test_a_class_is_the_same_in_every_kind_of_file(tmp_path, value, name):
+    rows = [{"text": text, "label": value} for text in "pq"]
+    expected = [Example((text,), name) for text in "pq"]
+    assert read(write(tmp_path, "a.jsonl", rows), "classes")[0] == expected
+    if value != 10**20:  # no table holds it
+        pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
+        assert read(tmp_path / "a.parquet", "classes")[0] == expected
+    assert read(write(tmp_path, "a.tsv", [["text", "label"], ["p", name], ["q", name]]), "classes")[0] == expected
+
+
+def test_truth_values_of_json_and_tables_are_scores(tmp_path):
+    rows = [{"text1": "p", "text2": "q", "label": True}, {"text1": "r", "text2": "s", "label": False}]
+    expected = [Example(("p", "q"), 1.0), Example(("r", "s"), 0.0)]
+    assert read(write(tmp_path, "a.jsonl", rows))[0] == expected
+    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet")[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (["text1", "text2", "label", "score"], r"'label', 'score', any of which could be the labels.*label_column"),
+        (
+            ["sentence1", "sentence2", "text1", "text2", "label"],
+            r"'sentence1', 'sentence2' and 'text1', 'text2', any of which could be the texts.*text_columns",
+        ),
+    ],
+)
+def test_two_known_labels_or_pairs_of_texts_are_not_chosen_from(tmp_path, header, message):
+    texts = [name for name in header if "t" in name]
+    rows = [header, *([*(f"{name} {n}" for name in texts), *[str(n)] * (len(header) - len(texts))] for n in (1, 0))]
+    named = [dict(zip(header, row, strict=True)) for row in rows[1:]]
+    for path in (write(tmp_path, "a.tsv", rows), write(tmp_path, "a.jsonl", named)):
+        for data_format in ("auto", "pairs"):
+            with pytest.raises(DataError, match=message):
+                read(path, data_format)
+    path = write(tmp_path, "a.tsv", rows)
+    declared = {"texts": ("text1", "text2"), "label": header[-1]}
+    assert [example.label for example in read(path, **declared)[0]] == [1, 0]
+    if "score" in header:
+        assert len(read(path, needs_label=False)[0]) == 2
+    else:
+        assert len(read(path, texts=("text1", "text2"))[0]) == 2
+
+
+@pytest.mark.parametrize("field", ["nan", "inf", "-Infinity", "1e400", "0x1", "0XfF"])
+def test_numbers_that_are_no_labels_are_no_hard_negatives(tmp_path, field):
+    path = write(tmp_path, "a.tsv", [[f"p{i}", f"q{i}", field] for i in range(3)])
+    with pytest.raises(DataError, match="label .* is not finite|label .* looks like a hexadecimal number"):
+        read(path)
+    with pytest.raises(DataError, match="mostly numbers"):
+        read(path, "triplets")
+
+
+@pytest.mark.parametrize("field", ["1_0", "1_000.5", "0_1"])
+def test_underscores_in_labels_are_refused(tmp_path, field):
+    rows = [["p", "q", "1"], ["r", "s", field]]
+    with pytest.raises(DataError, match=f"label '{field}' is no number but looks like a number with underscores"):
+        read(write(tmp_path, "a.tsv", rows))

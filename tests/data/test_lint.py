@@ -4,7 +4,7 @@ import random
 import pytest
 
 from cosent.data.layouts import Columns
-from cosent.data.lint import Split, check_leaks, check_split, normalized
+from cosent.data.lint import Split, check_split, normalized
 from cosent.data.readers import ExampleReader
 
 
@@ -108,38 +108,6 @@ def test_classes_may_hold_a_text_twice_under_two_names(split):
     findings = check_split(split(rows, data_format="classes"))
     assert found(findings, "the same text with different classes").count == 2
     assert found(findings, "examples that stand there again").count == 1
-
-
-def test_leaks_are_told_by_what_is_shared(split):
-    train = split([("a", "b", "1"), ("c", "d", "0"), ("Hello!", "x y", "1"), ("p", "q", "0")])
-    test = split(
-        [
-            ("b", "a", "1"),  # the pair itself, swapped
-            ("c", "new", "0"),  # a text
-            ("hello", "XY", "0"),  # the pair, but for case and punctuation
-            ("new", "newer", "1"),  # hangs together through "c"
-            ("other", "another", "0"),
-        ],
-        "test.tsv",
-    )
-    findings = check_leaks(train, test)
-    counts = [(finding.what.replace(train.path, "TRAIN"), finding.count) for finding in findings]
-    assert counts == [
-        ("pairs that stand in TRAIN, either way round", 1),
-        ("pairs that stand in TRAIN but for case, width, spaces or punctuation", 1),
-        ("examples with a text of TRAIN", 2),
-        ("examples with a text of TRAIN but for case, width, spaces or punctuation", 1),
-        ("examples that hang together with TRAIN through any chain of shared texts", 4),
-    ]
-    assert all(finding.total == 5 for finding in findings)
-    assert findings[0].examples == ["line 1: 'b' | 'a' -> 1"]
-    assert check_leaks(train, split(CLEAN, "clean.tsv")) == []
-
-
-def test_leaks_between_files_of_different_formats(split):
-    train = split([("how are you", "how do you do", "bad weather")], "triplets.tsv", data_format="triplets")
-    classes = split([("How are you?", "smalltalk"), ("where is it", "place")], "c.tsv", data_format="classes")
-    assert [finding.count for finding in check_leaks(train, classes)] == [1, 1]
 
 
 def test_counts_equal_those_of_a_loop_over_random_data(split):

@@ -201,6 +201,8 @@ def test_numbers_of_classes_are_what_they_stand_for():
     assert records.report.remarks == ["the label 1, 'equivalent', is a match, and 0, 'not_equivalent', is none"]
     with pytest.raises(DataError, match="holds the classes 'entailment', 'neutral', 'contradiction', which are no sco"):
         read_records(classes(["entailment", "neutral", "contradiction"], [0, 1], **pairs))
+    with pytest.raises(DataError, match="0 is 'entailment' and 1 is 'not_entailment', so that 1 would be no match"):
+        read_records(classes(["entailment", "not_entailment"], [0, 1], **pairs))
     with pytest.raises(DataError, match="row 2: the label is -1, which stands for none"):
         read_records(classes(["no", "yes"], [0, -1], **pairs))
 
@@ -256,6 +258,24 @@ def test_a_damaged_saved_dataset_is_a_data_error():
     Path("saved/state.json").write_text("{")
     with pytest.raises(DataError, match="saved cannot be loaded"):
         read_records("saved")
+
+
+def test_columns_may_be_numbered_by_integers():
+    rows = [(1, "a", "b"), (0, "c", "d")]
+    for source in (rows, pd.DataFrame(rows)):
+        records = read_records(source, text_columns=[1, 2], label_column=0)
+        assert (list(records.texts), records.labels.tolist()) == ([["a", "b"], ["c", "d"]], [1, 0])
+
+
+@pytest.mark.parametrize("wrong", ["raise", "drop", "SKIP", None, True])
+def test_what_to_do_with_bad_rows_is_one_of_two(wrong):
+    with pytest.raises(ValueError, match="on_bad_rows must be one of error, skip"):
+        read_records(ROWS, on_bad_rows=wrong)
+
+
+def test_texts_are_not_taken_for_paths():
+    with pytest.raises(DataError, match="If they are texts, put each in a row of its own"):
+        read_records(["How do I pay?", "Where is it?"], data_format="sentences")
 
 
 def test_a_dataset_is_not_built_by_mistake():

@@ -71,7 +71,9 @@ def test_pairs_that_share_a_text_are_one_cluster(model, tmp_path):
 )
 def test_intervals_are_there_when_they_are_asked_for(model, name, options, metrics):
     data = load_data(DATA / name, model, **options)
-    assert evaluate(model, data).intervals == {}
+    assert evaluate(model, data, num_resamples=0).intervals == {}
+    assert metrics[0] in evaluate(model, data, num_resamples=20).intervals
+    assert EvaluationOptions().num_resamples == 0
     found = evaluate(model, data, EvaluationOptions(num_resamples=200, num_neighbors=1))
     other = evaluate(model, data, EvaluationOptions(num_resamples=200, num_neighbors=1, seed=1))
     assert other.metrics[metrics[0]] == found.metrics[metrics[0]]

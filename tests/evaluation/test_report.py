@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from cosent.calibration import Platt
+from cosent.data.formats import Example
 from cosent.evaluation.bootstrap import intervals, resampled_metrics
 from cosent.evaluation.evaluators import Evaluation
-from cosent.evaluation.report import evaluation_report, plots, training_report
+from cosent.evaluation.report import TrainingRun, evaluation_report, plots, training_report
+from cosent.evaluation.report.changes import changes, chosen_note
+from cosent.evaluation.scored import ScoredPairs
 from cosent.model.decision import Decision
 from tests.evaluation.test_bootstrap import scored
 
@@ -128,20 +131,146 @@ def test_warnings_stand_on_top(result):
     assert page(collapsed).html.index("embeddings have collapsed") < page(collapsed).html.index("<h2>")
 
 
+LOGS = [
+    {"step": 5, "loss": 3.0, "learning_rate": 1e-5, "epoch": 1},
+    {
+        "step": 5,
+        "eval_spearman": 0.5,
+        "eval_best_accuracy": 0.75,
+        "eval_best_threshold": 0.8,
+        "eval_uniformity": -2.5,
+        "eval_runtime": 1,
+    },
+    {"step": 8, "learning_rate": 5e-6, "epoch": 1.6, "short_batches": 1.0},
+    {"step": 10, "loss": 2.0, "learning_rate": 0.0, "epoch": 2},
+    {
+        "step": 10,
+        "eval_spearman": 0.6,
+        "eval_best_accuracy": 0.875,
+        "eval_best_threshold": 0.7,
+        "eval_uniformity": -2.0,
+    },
+]
+
+
 def test_a_training_run_has_its_curves():
-    logs = [
-        {"step": 5, "loss": 3.0, "learning_rate": 1e-5, "epoch": 1},
-        {"step": 5, "eval_spearman": 0.5, "eval_n": 96, "eval_runtime": 0.25, "eval_steps_per_second": 0.5},
-        {"step": 10, "loss": 2.0, "learning_rate": 0.0, "epoch": 2},
-        {"step": 10, "eval_spearman": 0.6, "eval_n": 96, "eval_runtime": 0.25, "eval_steps_per_second": 0.5},
-    ]
-    made = training_report(logs, model_name="run")
+    made = training_report(LOGS, model_name="run", kept_step=10)
     rows = Cells(made.html).rows
-    assert ["10", "0.6000"] in rows
-    assert ["step", "spearman"] in rows
+    assert ["step", "Spearman", "best accuracy*", "uniformity"] in rows
+    assert ["5", "0.5000", "0.7500", "-2.5000"] in rows
+    assert ["10 kept", "0.6000", "0.8750", "-2.0000"] in rows
     assert ["5", "3.0000"] in rows
+    assert "8" not in [row[0] for row in rows]  # it has neither a loss nor an evaluation
+    assert "The kept step was chosen by these figures" in made.html
+    assert "Short ones, such as the last batch of an epoch, are left out" in made.html
     if made.pictures:
-        assert set(made.pictures) == {"loss", "learning_rate", "eval"}
+        assert set(made.pictures) == {"loss", "learning_rate", "eval", "geometry"}
+    plain = training_report(LOGS[:1], model_name="run").html
+    assert "are left out" not in plain and "kept" not in plain and "<h2>Data" not in plain
+
+
+def test_a_training_run_tells_results_data_and_settings():
+    before = {"eval": Evaluation({"spearman": 0.4, "best_accuracy": 0.5}), "test": Evaluation({"spearman": 0.3})}
+    after = {
+        "eval": Evaluation({"spearman": 0.6, "best_accuracy": 0.75}, intervals={"spearman": (0.5, 0.7)}),
+        "test": Evaluation({"spearman": 0.45, "brier": 0.125}),
+    }
+    run = TrainingRun(
+        outcome=["Kept step 10."],
+        warnings=["eval: <few>"],
+        changes=changes(before, after, selecting="eval"),
+        data={"train": "384 pairs of 数据.tsv"},
+        examples=[Example(("怎么还款", "如何还款"), 1.0), Example(("<b>", "b"), 0.5)],
+        settings={"seed": "42"},
+    )
+    html = training_report(LOGS, model_name="run", kept_step=10, run=run).html
+    rows = Cells(html).rows
+    for row in (
+        ["", "before", "after", "95% interval"],
+        ["eval spearman", "0.4000", "0.6000*", "0.5000 to 0.7000"],
+        ["eval best accuracy", "0.5000", "0.7500*", ""],
+        ["test spearman", "0.3000", "0.4500", ""],
+        ["test brier", "–", "0.1250", ""],
+        ["train", "384 pairs of 数据.tsv"],
+        ["怎么还款\n如何还款", "1"],
+        ["seed", "42"],
+    ):
+        assert row in rows
+    assert "eval: &lt;few&gt;" in html and "<p>Kept step 10.</p>" in html
+    assert "the eval data chose the step that was kept; a best accuracy is that of the threshold" in html
+
+
+def test_only_what_was_chosen_on_its_own_data_is_marked():
+    results = {name: Evaluation({"spearman": 0.4, "accuracy": 0.5, "best_accuracy": 0.75}) for name in ("eval", "test")}
+    marked = [row.title for row in changes(results, results, selecting=None) if row.is_chosen_here]
+    assert marked == ["eval best accuracy", "test best accuracy"]
+    chosen = changes(results, results, selecting="eval")
+    assert [row.title for row in chosen if not row.is_chosen_here] == [
+        "test spearman",
+        "test accuracy by eval threshold",
+    ]
+    assert chosen_note([row for row in chosen if not row.is_chosen_here]) == ""
+
+
+@pytest.mark.parametrize(
+    ("data_name", "is_said"), [("elsewhere/zh/dev.tsv", True), ("zh/test.tsv", False), ("en/dev.tsv", False)]
+)
+def test_a_threshold_of_the_very_data_is_called_that(result, data_name, is_said):
+    decision = Decision(0.55, "accuracy", 0.9, "data/zh/dev.tsv", 60, calibration=Platt(9, -5))
+    html = evaluation_report(result, model_name="m", data_name=data_name, decision=decision).html
+    assert ("The stored threshold was chosen on this very data" in html) == is_said
+    assert ("60 pairs), this very data, so no forecast" in html) == is_said
+    assert "the probability is 0.49. It need not be 0.5" in html  # 1 / (1 + exp(0.05))
+
+
+def test_only_graded_labels_have_a_lowest_one_of_a_match(result):
+    decision = Decision(0.55, "accuracy", 0.9, "dev.tsv", 96, positive_label_min=4)
+    binary = replace(result.pairs, labels=result.pairs.matches.astype(float))
+    assert "are a match" not in page(replace(result, pairs=binary), decision=decision).html
+    graded = replace(result.pairs, labels=np.where(result.pairs.matches, 4.0, 1.0))
+    assert "labels from 4 on are a match" in page(replace(result, pairs=graded), decision=decision).html
+
+
+def drawn(draw, *what):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    axes = figure.add_subplot()
+    draw(axes, *what)
+    return axes
+
+
+def test_a_histogram_is_cropped_to_where_scores_are(result):
+    scores = np.linspace(0.9, 0.95, 60)
+    axes = drawn(plots._scores, replace(result.pairs, scores=scores, threshold=0.93))
+    low, high = axes.get_xlim()
+    assert 0.89 < low < 0.9 and 0.95 < high < 0.96
+    assert "0.9300" in [text.get_text() for text in axes.texts]
+    assert [line.get_xdata()[0] for line in axes.lines] == [0.93]
+    alone = np.concatenate([np.full(2, -0.5), np.linspace(0.9, 0.95, 998)])
+    far = ScoredPairs(alone, np.ones(1000), np.arange(1000), threshold=0.7)
+    axes = drawn(plots._scores, far)
+    assert axes.get_xlim()[0] > 0.85
+    assert sum(bar.get_height() for bar in axes.patches) == 1000
+    assert "the outermost bars include 2 pairs beyond" in axes.get_xlabel()
+    assert [text.get_text() for text in axes.texts] == ["← 0.7000"]
+    drawn(plots._scores, replace(far, scores=np.ones(1000)))  # a single score has a range, too
+
+
+def test_alignment_and_uniformity_have_an_axis_of_their_own(monkeypatch):
+    found = {}
+    monkeypatch.setattr(plots, "_picture", lambda draw, title, lines, kept: found.update({title: (set(lines), kept)}))
+    plots.draw_history([*LOGS, {"step": 10, "eval_alignment": 0.25, "eval_best_threshold": 0.5}], kept_step=10)
+    assert found == {
+        "Training loss": ({"loss"}, 10),
+        "Learning rate": ({"learning rate"}, 10),
+        "Metrics on the eval data (higher is better)": ({"spearman", "best_accuracy"}, 10),
+        "Alignment and uniformity (lower is better)": ({"alignment", "uniformity"}, 10),
+    }
+
+
+def test_the_kept_step_is_marked():
+    axes = drawn(plots._lines, "Training loss", {"loss": [(5, 3.0), (10, 2.0)]}, 5)
+    assert [line.get_label() for line in axes.lines] == ["loss", "kept: step 5"]
+    assert list(axes.lines[1].get_xdata()) == [5, 5]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ _FLAGS = {
     "max_length": 16,
     "timestamp_output_dir": False,
 }
+_TIME_AND_COMMAND = re.compile(r'<td class="name">(time|command)</td>.*?</tr>')
 _TIMES = re.compile(r"second|runtime")
 
 
@@ -103,8 +104,11 @@ class Harness:
 
     def _results(self) -> dict[str, object]:
         """What a run leaves behind, without the time that it took."""
-        files = [self._run / name for name in ("model.safetensors", "cosent_config.json", "training.html")]
+        files = [self._run / name for name in ("model.safetensors", "cosent_config.json")]
         found: dict[str, object] = {path.name: path.read_bytes() for path in files if path.is_file()}
+        page = self._run / "training.html"
+        if page.is_file():
+            found[page.name] = _TIME_AND_COMMAND.sub("", page.read_text(encoding="utf-8"))
         for path in self._run.glob("*_results.json"):
             results = json.loads(path.read_text(encoding="utf-8"))
             found[path.name] = {name: value for name, value in results.items() if not _TIMES.search(name)}

@@ -95,3 +95,29 @@ def test_what_separates_rows_does_not_make_more_of_them(tmp_path):
         "e f\tg h\t1\t0.25\t0.75\t1",
         "",
     ]
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1+1", "－1"]
+
+
+def test_a_spreadsheet_runs_no_text_and_reads_numbers_as_numbers(tmp_path):
+    rows = [ScoredRow((text, "还款; =1"), -0.25, 1.0, 0.75, False) for text in [*FORMULAS, "plain - text"]]
+    assert write_scored(tmp_path / "a.csv", rows, spreadsheet=True) == len(rows)
+    content = (tmp_path / "a.csv").read_bytes()
+    assert content.startswith(b'\xef\xbb\xbf"text1","text2",')
+    lines = content.decode("utf-8-sig").split("\r\n")
+    assert lines[1] == '"\'=1+1","还款; =1",1,-0.25,0.75,0'
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8-sig") as file:
+        first = [row[0] for row in csv.reader(file)][1:]
+    assert first == [*(f"'{text}" for text in FORMULAS), "plain - text"]
+    read = list(ExampleReader(tmp_path / "a.csv", UNLABELLED))
+    assert read[-1].texts == ("plain - text", "还款; =1")
+    write_scored(tmp_path / "b.csv", rows)
+    assert (tmp_path / "b.csv").read_bytes().startswith(b"text1,text2,label")
+    assert b"\n=1+1," in (tmp_path / "b.csv").read_bytes()  # as it is, for programs
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.jsonl"])
+def test_what_is_for_a_spreadsheet_is_csv(tmp_path, name):
+    with pytest.raises(UserError, match=r"spreadsheet=True is for a \.csv file"):
+        write_scored(tmp_path / name, [], spreadsheet=True)

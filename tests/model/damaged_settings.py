@@ -8,7 +8,6 @@ model that embeds otherwise without a word.
 
 import copy
 import json
-import random
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -35,11 +34,11 @@ _DEPTH = 3  # of a file's values; a vocabulary is one value
 
 
 class Damage(NamedTuple):
-    """A file, and what it holds instead."""
+    """A file, and what it holds instead; None: the file is missing."""
 
     filename: str
     what: str
-    content: bytes
+    content: bytes | None
 
 
 def damages(folder: Path) -> Iterator[Damage]:
@@ -49,6 +48,7 @@ def damages(folder: Path) -> Iterator[Damage]:
         if not path.exists():
             continue
         whole = path.read_bytes()
+        yield Damage(filename, "missing", None)
         for what, content in (
             *(("cut in half", whole[: len(whole) // 2]), ("empty", b""), ("not UTF-8", b"\xff\xfe" + whole)),
             *(("too deep", b"[" * 100_000), ("a number", b"1"), ("a list", b"[]"), ("nothing in it", b"{}")),
@@ -77,7 +77,10 @@ def outcome(folder: Path, damage: Damage, expected: np.ndarray) -> str:
     """What comes of a damage: "the same", the error of ours, or "bad: ..."."""
     path = folder / damage.filename
     whole = path.read_bytes()
-    path.write_bytes(damage.content)
+    if damage.content is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage.content)
     try:
         model = SentenceBert(folder, device="cpu")
         embeddings = model.encode(TEXTS)
@@ -115,30 +118,38 @@ def main() -> None:
     from tests.conftest import build_tiny_bert, build_tokenizer
 
     with tempfile.TemporaryDirectory() as place:
-        folder, expected = saved_model(build_tiny_bert(Path(place) / "tiny", build_tokenizer()), Path(place) / "saved")
-        tried = list(damages(folder))
-        random.Random(0).shuffle(tried)
-        bad = 0
-        for damage in tried:
-            found = outcome(folder, damage, expected)
-            if found.startswith("bad"):
-                bad += 1
-                print(f"{damage.filename}: {damage.what}: {found[:300]}")
-        print(f"{len(tried):,} tried, {bad:,} bad")
+        tiny = build_tiny_bert(Path(place) / "tiny", build_tokenizer())
+        number = bad = 0
+        for has_digests in (True, False):
+            folder, expected = saved_model(tiny, Path(place) / f"saved-{has_digests}", has_digests=has_digests)
+            for damage in damages(folder):
+                number += 1
+                found = outcome(folder, damage, expected)
+                if found.startswith("bad"):
+                    bad += 1
+                    print(f"{damage.filename}: {damage.what}: {found[:300]}", flush=True)
+        print(f"{number:,} tried, {bad:,} bad")
         sys.exit(bool(bad))
 
 
-def saved_model(tiny: Path, folder: Path) -> tuple[Path, np.ndarray]:
-    """A checkpoint with all its files, and its embeddings."""
+def saved_model(tiny: Path, folder: Path, *, has_digests: bool) -> tuple[Path, np.ndarray]:
+    """A checkpoint with all its files, and its embeddings; without digests, as earlier versions wrote it."""
     from cosent.calibration import Platt
     from cosent.model.decision import Decision
+    from cosent.model.quantization import find_ranges
 
     model = SentenceBert(tiny, normalize_embeddings=True, device="cpu")
     model.settings.prompts = {"query": "a question: ", "document": ""}
     model.settings.default_prompt_name = "document"
     model.settings.loss = {"name": "CoSENTLoss", "scale": 20.0}
-    model.settings.decision = Decision(0.5, "accuracy", 0.9, "dev.tsv", 100, 3.0, Platt(3.0, -1.5))
+    ranges = find_ranges(model.encode(TEXTS, truncate_dim=3)).tolist()
+    model.settings.decision = Decision(
+        0.5, "accuracy", 0.9, "dev.tsv", 100, 3.0, Platt(3.0, -1.5), "int8", truncate_dim=3, ranges=ranges
+    )
     model.save_pretrained(folder)
+    if not has_digests:
+        config = json.loads((folder / "cosent_config.json").read_text(encoding="utf-8"))
+        (folder / "cosent_config.json").write_text(json.dumps({**config, "files": None}), encoding="utf-8")
     return folder, model.encode(TEXTS)
 
 

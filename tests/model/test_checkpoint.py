@@ -73,7 +73,7 @@ def test_loss_and_decision_travel_with_the_checkpoint(model, tmp_path):
     for calibration in (None, Platt(1 / 3, -0.1), Isotonic([0.1, 0.7], [1 / 3, 0.9])):
         decision = Decision(0.1 + 0.2, "accuracy", 0.9, "dev.tsv", 100, positive_label_min=3.0, calibration=calibration)
         model.settings.decision = decision
-        model.save_settings(tmp_path)
+        model.save_pretrained(tmp_path)
         settings = SentenceBert(tmp_path, device="cpu").settings
         assert settings.decision == decision  # to the last bit of every number
     assert settings.base_model == "some/base"
@@ -116,6 +116,7 @@ def test_a_decision_does_not_outlive_its_pooling_and_may_know_more_than_we_do(mo
 )
 def test_a_configuration_of_another_form_is_one_clear_error(model, tmp_path, filename, content, message):
     model.save_pretrained(tmp_path)
+    (tmp_path / "cosent_config.json").unlink()  # a folder of other origin
     (tmp_path / filename).write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=message):
         SentenceBert(tmp_path)
@@ -124,12 +125,14 @@ def test_a_configuration_of_another_form_is_one_clear_error(model, tmp_path, fil
 def test_an_old_roberta_folder_keeps_its_length(model, tmp_path):
     model.max_length = 9
     model.save_pretrained(tmp_path)
+    (tmp_path / "cosent_config.json").unlink()  # a folder of other origin
     (tmp_path / "sentence_bert_config.json").rename(tmp_path / "sentence_roberta_config.json")
     assert SentenceBert(tmp_path, device="cpu").max_length == 9
 
 
 def test_a_folder_without_tokenizer_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
+    (tmp_path / "cosent_config.json").unlink()  # a folder of other origin
     for path in tmp_path.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(CheckpointError, match="holds no tokenizer"):
@@ -185,9 +188,12 @@ def test_a_hub_id_that_cannot_be_reached_says_what_to_do():
         SentenceBert("nobody/no-such-model")
 
 
+@pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("kept", [100, 5000])
-def test_a_truncated_weights_file_is_one_clear_error(model, tmp_path, kept):
+def test_a_truncated_weights_file_is_one_clear_error(model, tmp_path, kept, ours):
     model.save_pretrained(tmp_path)
+    if not ours:
+        (tmp_path / "cosent_config.json").unlink()
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(CheckpointError, match="damaged"):
@@ -210,6 +216,7 @@ def drop_weights(folder, prefix):
 
 def test_missing_encoder_weights_are_an_error(model, tmp_path):
     model.save_pretrained(tmp_path)
+    (tmp_path / "cosent_config.json").unlink()  # a folder of other origin
     drop_weights(tmp_path, "encoder.layer.1.")
     with pytest.raises(CheckpointError, match="lacks 16 weights of its encoder"):
         SentenceBert(tmp_path)
@@ -217,6 +224,7 @@ def test_missing_encoder_weights_are_an_error(model, tmp_path):
 
 def test_a_missing_pooler_matters_only_where_it_pools(model, tmp_path):
     model.save_pretrained(tmp_path)
+    (tmp_path / "cosent_config.json").unlink()  # a folder of other origin
     drop_weights(tmp_path, "pooler.")
     assert_allclose(SentenceBert(tmp_path, device="cpu").encode(TEXTS), model.encode(TEXTS), **SAME)
     with pytest.raises(CheckpointError, match="without a pooler"):

@@ -7,9 +7,9 @@ import pytest
 from tests.model.damaged_settings import damages, outcome, saved_model
 
 
-@pytest.fixture(scope="module")
-def saved(tiny_bert, tmp_path_factory):
-    return saved_model(tiny_bert, tmp_path_factory.mktemp("saved"))
+@pytest.fixture(scope="module", params=[True, False], ids=["digests", "earlier version"])
+def saved(request, tiny_bert, tmp_path_factory):
+    return saved_model(tiny_bert, tmp_path_factory.mktemp("saved"), has_digests=request.param)
 
 
 def test_the_whole_folder_is_the_same_model(saved):

@@ -9,6 +9,7 @@ from cosent.calibration import Platt
 from cosent.model.backbone import position_limit
 from cosent.model.decision import Decision
 from cosent.model.tokens import tokenize
+from cosent.similarity import cosine_matrix
 
 TEXTS = ["How do I reset my password?", "我要退款", "a", "refund " * 40, "我要退款"]
 SAME = {"rtol": 1e-5, "atol": 1e-5}  # float32, batched differently
@@ -234,6 +235,54 @@ def test_options_that_cannot_be(tiny_bert, model):
     for max_length in (0, 2, 65, -5):
         with pytest.raises(ValueError, match=f"at most 64, got {max_length}"):
             SentenceBert(tiny_bert, max_length=max_length)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": "16"}, "max_length must be a whole number, got '16'"),
+        ({"max_length": 16.5}, "max_length must be a whole number, got 16.5"),
+        ({"pooling_mode": ["mean"]}, r"pooling_mode must be one of .*, got \['mean'\]"),
+        ({"normalize_embeddings": "no"}, "normalize_embeddings must be True, False or None, got 'no'"),
+        ({"config_name": "/nonexist"}, "/nonexist does not exist"),
+        ({"tokenizer_name": "/nonexist"}, "/nonexist does not exist"),
+    ],
+)
+def test_options_of_another_type_are_refused_at_once(tiny_bert, options, message):
+    with pytest.raises(UserError, match=message):
+        SentenceBert(tiny_bert, device="cpu", **options)
+
+
+def test_calls_with_options_of_another_type(model):
+    for batch_size in (float("nan"), "8", 2.5, True, None):
+        with pytest.raises(UserError, match="batch_size must be a whole number"):
+            model.encode("a", batch_size=batch_size)
+    with pytest.raises(UserError, match="normalize_embeddings must be True, False or None, got 'no'"):
+        model.encode("a", normalize_embeddings="no")
+    with pytest.raises(UserError, match="truncate_dim must be a whole number, got 2.5"):
+        model.encode("a", truncate_dim=2.5)
+    for threshold in (10**400, "high", [0.5]):
+        with pytest.raises(UserError, match="the threshold must be a finite number"):
+            model.predict([("a", "b")], threshold=threshold)
+    with pytest.raises(UserError, match="the name of the model is empty"):
+        SentenceBert("")
+
+
+def test_half_of_a_character_is_named(model):
+    with pytest.raises(UserError, match=r"the text 'my \\ud800 card' holds '\\ud800', half of a UTF-16 pair"):
+        model.encode(["a", "my \ud800 card"])
+    with pytest.raises(UserError, match="half of a UTF-16 pair"):
+        model.predict([("a" * 10_000 + "\udfff", "b")], threshold=0.5)
+
+
+def test_lengths_beyond_float32_have_a_cosine(model):
+    for value in (1e30, 1e-30, 3e-39):
+        rows = [[value, value], [value, -value], [0.0, 0.0]]
+        expected = [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+        assert_allclose(model.similarity(rows, rows), expected, atol=1e-5)
+        assert_allclose(model.similarity_pairwise(rows, rows), [1, 1, 0], atol=1e-5)
+    rows = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.similarity(rows, rows), cosine_matrix(rows, rows))
 
 
 def test_position_limit_leaves_out_robertas_offset():

@@ -10,8 +10,10 @@ from cosent.model.decision import Decision
 
 @pytest.fixture
 def folder(model, tmp_path):
+    """A folder of an earlier version, without digests of its files."""
     model.settings.decision = Decision(0.5, "accuracy", 0.9, "dev.tsv", 100)
     model.save_pretrained(tmp_path)
+    change(tmp_path / "cosent_config.json", files=None)
     return tmp_path
 
 
@@ -60,6 +62,19 @@ def other_prompt(folder):
     change(folder / "config_sentence_transformers.json", prompts={"q": "a question: "}, default_prompt_name="q")
 
 
+def no_length(folder):
+    (folder / "sentence_bert_config.json").unlink()
+
+
+def too_great_a_length(folder):
+    change(folder / "sentence_bert_config.json", max_seq_length=10**6)
+
+
+def no_pooling(folder):
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:1]))
+
+
 @pytest.mark.parametrize(
     "spoil", [other_weights, not_a_number, other_pooling, other_lengths, other_end, other_activation, other_prompt]
 )
@@ -71,6 +86,17 @@ def test_a_folder_that_embeds_otherwise_than_what_was_saved_is_refused(folder, s
     change(folder / "cosent_config.json", fingerprint=None)  # as the message says
     assert SentenceBert(folder, device="cpu").settings.decision is not None
     assert config["fingerprint"] is not None
+
+
+@pytest.mark.parametrize("spoil", [no_length, too_great_a_length, no_pooling])
+def test_a_folder_that_has_lost_a_setting_is_refused(tiny_bert, tmp_path, spoil):
+    model = SentenceBert(tiny_bert, pooling_mode="cls", max_length=17, device="cpu")
+    model.save_pretrained(tmp_path)
+    change(tmp_path / "cosent_config.json", files=None)
+    SentenceBert(tmp_path, device="cpu")
+    spoil(tmp_path)
+    with pytest.raises(CheckpointError, match="gives other embeddings than when it was saved"):
+        SentenceBert(tmp_path, device="cpu")
 
 
 def test_what_the_caller_changes_is_not_held_against_the_folder(folder, tiny_bert):

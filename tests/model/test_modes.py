@@ -82,6 +82,40 @@ def test_threads_encode_with_a_model_that_was_left_in_training(model):
     assert model.training
 
 
+def test_a_mode_that_another_thread_sets_waits_for_those_that_embed(model):
+    with embedding_mode(model):
+        thread = Thread(target=model.train)
+        thread.start()
+        thread.join()
+        assert not any(module.training for module in model.modules())
+    assert all(module.training for module in model.modules())
+    with embedding_mode(model):
+        thread = Thread(target=model.eval)
+        thread.start()
+        thread.join()
+    assert not model.training
+
+
+def test_a_thread_that_turns_dropout_on_changes_no_embedding(model):
+    texts = [f"text number {i} " * (1 + i % 7) for i in range(64)]
+    expected = model.encode(texts)
+    done = Event()
+
+    def disturb():
+        while not done.is_set():
+            model.train()
+
+    thread = Thread(target=disturb)
+    thread.start()
+    try:
+        for _ in range(5):
+            assert_allclose(model.encode(texts, batch_size=1), expected, **SAME)
+    finally:
+        done.set()
+        thread.join()
+    assert model.training
+
+
 def test_a_pickled_model_is_the_same_model(model):
     texts = ["How do I reset my password?", "a"]
     assert_allclose(pickle.loads(pickle.dumps(model)).encode(texts), model.encode(texts), **SAME)

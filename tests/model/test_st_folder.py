@@ -5,6 +5,7 @@ import shutil
 
 import huggingface_hub
 import pytest
+import torch
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -56,6 +57,37 @@ def test_options_of_the_transformer_are_done_and_saved(folder, tmp_path, options
         assert abs(embeddings - plain).max() > 1e-3
     model.save_pretrained(tmp_path / "saved")
     assert_allclose(SentenceBert(tmp_path / "saved", device="cpu").encode(TEXTS), embeddings, **SAME)
+
+
+def test_lower_casing_leaves_special_tokens_alone_as_theirs_does(folder, tmp_path):
+    texts = [*TEXTS, "My Card [SEP] my MONEY", "İstanbul ΟΔΟΣ [CLS]"]
+    change(folder / "tokenizer_config.json", do_lower_case=False)  # a cased model
+    cased = SentenceBert(folder, device="cpu").encode(texts)
+    change(folder / "sentence_bert_config.json", do_lower_case=True)
+    model = SentenceBert(folder, device="cpu")
+    embeddings = model.encode(texts)
+    assert_allclose(embeddings, SentenceTransformer(str(folder), device="cpu").encode(texts), **SAME)
+    assert abs(embeddings - cased).max() > 1e-3
+    model.save_pretrained(tmp_path / "saved")
+    for saved in (SentenceBert(tmp_path / "saved", device="cpu"), SentenceTransformer(str(tmp_path / "saved"))):
+        assert_allclose(saved.encode(texts), embeddings, **SAME)
+
+
+def test_float32_weights_that_a_configuration_rounds_are_said(folder, caplog):
+    change(folder / "config.json", dtype="bfloat16")
+    assert SentenceBert(folder, device="cpu").backbone.dtype == torch.bfloat16
+    assert "stores float32 weights, which are rounded to bfloat16" in caplog.text
+    caplog.clear()
+    SentenceBert(folder, dtype="bfloat16", device="cpu")
+    SentenceBert(folder, dtype="bfloat16", device="cpu").backbone.save_pretrained(folder)
+    SentenceBert(folder, device="cpu")
+    assert not caplog.text
+
+
+def test_pieces_of_the_feed_forward_layer_change_nothing(folder):
+    expected = SentenceBert(folder, device="cpu").encode(TEXTS)
+    change(folder / "config.json", chunk_size_feed_forward=3)
+    assert_allclose(SentenceBert(folder, device="cpu").encode(TEXTS), expected, **SAME)
 
 
 def test_embeddings_are_truncated_as_the_folder_says(folder, tmp_path):
@@ -154,6 +186,7 @@ def test_a_pointer_of_git_lfs_is_no_file(model, tmp_path, filename):
 
 def test_a_tokenizer_of_another_model_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
+    (tmp_path / "cosent_config.json").unlink()  # a folder of other origin
     weights = load_file(tmp_path / "model.safetensors")
     weights["embeddings.word_embeddings.weight"] = weights["embeddings.word_embeddings.weight"][:100].clone()
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -164,6 +197,7 @@ def test_a_tokenizer_of_another_model_is_refused(model, tmp_path):
 
 def test_more_layers_of_weights_than_layers_are_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
+    (tmp_path / "cosent_config.json").unlink()  # a folder of other origin
     change(tmp_path / "config.json", num_hidden_layers=1)
     with pytest.raises(CheckpointError, match="weights of layers that its configuration lacks"):
         SentenceBert(tmp_path)

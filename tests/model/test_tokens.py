@@ -198,6 +198,18 @@ def test_a_digest_tells_all_that_changes_tokens(make_tokenizer, kind, options):
     assert tokenizer_digest(plain) == tokenizer_digest(make_tokenizer(kind))
 
 
+def test_a_digest_tells_what_stands_for_a_text_without_tokens():
+    def digest(**special):
+        model = WordLevel({"<eos>": 0, "<pad>": 1, "<unk>": 2}, unk_token="<unk>")
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model))
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<eos>", "<pad>", "<unk>"]})
+        for name, token in special.items():
+            setattr(tokenizer, name, token)
+        return tokenizer_digest(tokenizer)
+
+    assert len({digest(), digest(pad_token="<pad>"), digest(unk_token="<unk>"), digest(eos_token="<eos>")}) == 3
+
+
 def test_a_slow_tokenizers_digest_tells_its_options(tmp_path):
     plain = ByT5Tokenizer()
     digests = {tokenizer_digest(tokenizer) for tokenizer in (ByT5Tokenizer(extra_ids=7), ByT5Tokenizer(), plain)}

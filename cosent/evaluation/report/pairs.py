@@ -83,7 +83,7 @@ def _confusions(pairs: ScoredPairs, metrics: Mapping[str, float]) -> list[Captio
         return []
     thresholds = {
         "stored threshold": pairs.threshold,
-        "most accurate threshold of this data": metrics["best_threshold"],
+        "most accurate threshold, chosen on this very data": metrics["best_threshold"],
     }
     return [
         Captioned(f"At the {origin}, {threshold:.4f}:", _confusion(pairs.scores >= threshold, pairs.matches))

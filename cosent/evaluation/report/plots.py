@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosent.evaluation.evaluators import is_lower_better
 from cosent.evaluation.metrics import NUM_BINS, calibration_bins
+from cosent.evaluation.report.changes import CHOSEN_HERE, OWN_THRESHOLD
+from cosent.evaluation.report.tables import metric_title
 from cosent.evaluation.scored import ScoredPairs
 from cosent.evaluation.threshold import attainable_decisions
 
@@ -22,6 +25,7 @@ MATCH, OTHER, BETWEEN, LINE = "#1b7f5c", "#c2512f", "#8a8a8a", "#444444"
 Curve = Sequence[tuple[float, float]]  # (step, value)
 
 _MOST_POINTS = 2_000  # points in a curve; more would not be visible
+_SHOWN_SCORES = (0.005, 0.995)  # quantiles between which, and a little beyond, a histogram shows scores
 
 
 def can_draw() -> bool:
@@ -70,46 +74,68 @@ def draw_percentiles(before: NDArray[np.float64], after: NDArray[np.float64]) ->
 
 def is_metric(name: str) -> bool:
     """Tell whether a name in the Trainer's logs is a quality metric of the eval data, not a time or a count."""
-    of_time = name.endswith(("_runtime", "_per_second", "_seconds"))
-    return name.startswith("eval_") and not of_time and name not in ("eval_n", "eval_num_queries")
+    is_other = name.endswith(("_runtime", "_per_second", "_seconds", "_n", "_num_queries"))
+    return name.startswith("eval_") and not is_other
 
 
-def draw_history(log_history: Sequence[dict[str, float]]) -> dict[str, bytes]:
+def draw_history(log_history: Sequence[dict[str, float]], kept_step: int | None = None) -> dict[str, bytes]:
     """Draw the curves of a training run.
 
     Args:
         log_history: the Trainer's logs, each with a "step".
+        kept_step: the step whose model was kept; marked in the curves.
 
     Returns:
-        PNG files by name: "loss", "learning_rate", and "eval" with the metrics that lie between -1 and 1.
+        PNG files by name: "loss", "learning_rate", "eval" with the metrics that lie between -1 and 1, and "geometry"
+        with alignment and uniformity.
     """
     curves = {
         name: [(log["step"], log[name]) for log in log_history if name in log]
         for name in dict.fromkeys(name for log in log_history for name in log)
     }
+    of_eval = {name.removeprefix("eval_"): points for name, points in curves.items() if is_metric(name)}
     wanted: dict[str, tuple[str, Mapping[str, Curve]]] = {
         "loss": ("Training loss", {"loss": curves.get("loss", [])}),
         "learning_rate": ("Learning rate", {"learning rate": curves.get("learning_rate", [])}),
-        "eval": ("Metrics on the eval data", _bounded_metrics(curves)),
+        "eval": ("Metrics on the eval data (higher is better)", _bounded_metrics(of_eval)),
+        "geometry": (
+            "Alignment and uniformity (lower is better)",
+            {name: points for name, points in of_eval.items() if is_lower_better(name)},
+        ),
     }
-    return {name: _picture(_lines, title, lines) for name, (title, lines) in wanted.items() if any(lines.values())}
+    return {
+        name: _picture(_lines, title, lines, kept_step)
+        for name, (title, lines) in wanted.items()
+        if any(lines.values())
+    }
 
 
 def _bounded_metrics(curves: Mapping[str, Curve]) -> dict[str, Curve]:
     """Select the curves of metrics between -1 and 1, so that one axis fits them all."""
     return {
-        name.removeprefix("eval_"): points
+        name: points
         for name, points in curves.items()
-        if is_metric(name) and not name.endswith("_threshold") and all(-1 <= value <= 1 for _, value in points)
+        if not name.endswith("_threshold")
+        and not is_lower_better(name)
+        and all(-1 <= value <= 1 for _, value in points)
     }
 
 
-def _lines(axes: Any, title: str, lines: Mapping[str, Curve]) -> None:
+def _lines(axes: Any, title: str, lines: Mapping[str, Curve], kept_step: int | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for name, points in lines.items():
-        axes.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
+        axes.plot(*zip(*points, strict=True), marker=".", label=_curve_title(name))
+    if kept_step is not None:
+        axes.axvline(kept_step, color=LINE, linestyle="--", linewidth=1, label=f"kept: step {kept_step:,}")
     axes.set(xlabel="step", title=title)
-    if len(lines) > 1:
-        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(lines) > 1 or kept_step is not None:
+        axes.figure.legend(fontsize="small", loc="outside lower center", ncols=3, frameon=False)
+
+
+def _curve_title(metric: str) -> str:
+    return f"{metric_title(metric)}{CHOSEN_HERE if metric in OWN_THRESHOLD else ''}"
 
 
 def _picture(draw: Callable[..., None], *what: Any) -> bytes:
@@ -129,25 +155,52 @@ def _picture(draw: Callable[..., None], *what: Any) -> bytes:
 
 
 def _scores(axes: Any, pairs: ScoredPairs) -> None:
-    edges = np.linspace(min(pairs.scores.min(), 0), max(pairs.scores.max(), 1), 41)
+    low, high = _cropped(pairs.scores)
+    shown = pairs.scores.clip(low, high)
     for name, (chosen, color) in _groups(pairs).items():
-        axes.hist(pairs.scores[chosen], edges, alpha=0.55, color=color, label=f"{name} ({chosen.sum():,})")
+        axes.hist(
+            shown[chosen], np.linspace(low, high, 41), alpha=0.55, color=color, label=f"{name} ({chosen.sum():,})"
+        )
+    num_outside = int(np.count_nonzero(shown != pairs.scores))
+    outside = f"; the outermost bars include {num_outside:,} pairs beyond" if num_outside else ""
     if pairs.threshold is not None:
-        axes.axvline(pairs.threshold, color=LINE, linestyle="--", label=f"stored threshold {pairs.threshold:.3f}")
-    axes.set(xlabel="score (cosine)", ylabel="pairs", title="Scores by label")
+        _mark_threshold(axes, pairs.threshold, low, high)
+    axes.set(xlabel=f"score (cosine){outside}", ylabel="pairs")
+    axes.set_title("Scores by label", pad=18)  # above the threshold's value
     axes.legend(fontsize="small")
 
 
+def _cropped(scores: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the ends of the range in which all scores lie, but for at most 1% that are far away from the others."""
+    low, high = np.quantile(scores, _SHOWN_SCORES)
+    space = max(0.5 * (high - low), 0.005)  # all scores may be the same
+    return float(max(scores.min(), low - space)) - 1e-6, float(min(scores.max(), high + space)) + 1e-6
+
+
+def _mark_threshold(axes: Any, threshold: float, low: float, high: float) -> None:
+    """Draw a line with the value above it; a threshold outside the range is named at the end where it lies."""
+    if low <= threshold <= high:
+        axes.axvline(threshold, color=LINE, linestyle="--", label="stored threshold")
+        place, what = threshold, f"{threshold:.4f}"
+    else:
+        axes.plot([], [], color=LINE, linestyle="--", label="stored threshold, beyond the scores")
+        place, what = (low, f"← {threshold:.4f}") if threshold < low else (high, f"{threshold:.4f} →")
+    above = axes.get_xaxis_transform()
+    axes.text(place, 1.01, what, transform=above, ha="center", va="bottom", fontsize="small", color=LINE)
+
+
 def _groups(pairs: ScoredPairs) -> dict[str, tuple[NDArray[np.bool_], str]]:
-    """Group pairs by label: for each group's name, a (n,) boolean mask and a colour."""
+    """Group pairs by label: for each group that has any, a (n,) boolean mask and a colour."""
     if pairs.matches is not None:
-        return {"match": (pairs.matches, MATCH), "no match": (~pairs.matches, OTHER)}
-    low, high = np.quantile(pairs.labels, [1 / 3, 2 / 3])
-    return {
-        f"labels to {low:g}": (pairs.labels <= low, OTHER),
-        "between": ((pairs.labels > low) & (pairs.labels <= high), BETWEEN),
-        f"labels above {high:g}": (pairs.labels > high, MATCH),
-    }
+        groups = {"match": (pairs.matches, MATCH), "no match": (~pairs.matches, OTHER)}
+    else:
+        low, high = np.quantile(pairs.labels, [1 / 3, 2 / 3])
+        groups = {
+            f"labels to {low:g}": (pairs.labels <= low, OTHER),
+            "between": ((pairs.labels > low) & (pairs.labels <= high), BETWEEN),
+            f"labels above {high:g}": (pairs.labels > high, MATCH),
+        }
+    return {name: group for name, group in groups.items() if group[0].any()}
 
 
 def _precision_recall(axes: Any, pairs: ScoredPairs) -> None:
