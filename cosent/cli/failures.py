@@ -31,7 +31,6 @@ _MEANINGS = {
     errno.EBUSY: ("it is in use", "wait, or give another path"),
     errno.ENOMEM: ("out of memory", "end other programs, or use smaller batches"),
 }
-_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 
 
 def describe_failure(error: BaseException, if_full: str = "") -> str | None:

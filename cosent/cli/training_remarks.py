@@ -69,8 +69,7 @@ def lint(splits: Splits, positive_label_min: float | None) -> None:
     parts = [Split.of(data.records) for data in datasets]
     findings = [(part.path, finding) for part in parts for finding in check_split(part, positive_label_min)]
     for earlier, later in combinations(parts, 2):
-        found = check_leaks(earlier, later, positive_label_min, is_trained_on=earlier is parts[0])
-        findings += [(later.path, finding) for finding in found]
+        findings += [(later.path, finding) for finding in check_leaks(earlier, later, positive_label_min)]
     for path, finding in findings:
         print(f"check: {path}: {finding}")
     if findings:
