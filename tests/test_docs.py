@@ -347,8 +347,9 @@ def test_both_readmes_name_the_same_commands():
 def test_both_quickstarts_are_one_program():
     def program(page: Path) -> list[str]:
         (block,) = blocks(page, "python")
-        tokens = tokenize.generate_tokens(io.StringIO(block.code).readline)
-        left_out = (tokenize.COMMENT, tokenize.NL, tokenize.STRING, tokenize.NUMBER)  # labels differ
+        code = re.sub(r"positive_label_min=\d", "positive_label_min=", block.code)  # the data's labels differ
+        tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+        left_out = (tokenize.COMMENT, tokenize.NL, tokenize.STRING)
         return [token.string for token in tokens if token.type not in left_out]
 
     assert program(README) == program(CHINESE)

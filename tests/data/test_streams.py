@@ -172,6 +172,7 @@ def test_a_trainer_takes_an_iterable_dataset_and_goes_on_where_it_was_stopped(ma
     whole.train()
     resumed = make_trainer(iterable(), save_steps=3, eval_steps=3, eval_strategy="steps")
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.train_dataset.skip == 3  # these batches are not tokenised again
     assert losses(whole) == losses(resumed)
     for one, two in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, two)

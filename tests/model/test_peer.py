@@ -136,9 +136,13 @@ def test_a_search_and_communities_take_our_tensors(ours, theirs):
         )
         for model in (ours, theirs)
     )
-    # a tiny model's cosines are so close that rounding changes their order
     for hits, others in zip(found, expected, strict=True):
-        assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in others], abs=1e-5)
+        scores = [hit["score"] for hit in others]
+        assert [hit["score"] for hit in hits] == pytest.approx(scores, abs=1e-5)
+        # a tiny model's cosines may be so close that rounding changes their order, and only then
+        is_clear = np.diff(scores, append=-1.0) < -1e-5
+        clear = [at for at in range(5) if is_clear[at] and (at == 0 or is_clear[at - 1])][:-1]
+        assert [hits[at]["corpus_id"] for at in clear] == [others[at]["corpus_id"] for at in clear]
     groups = [
         util.community_detection(model.encode(corpus, convert_to_tensor=True), threshold=0.9, min_community_size=2)
         for model in (ours, theirs)
